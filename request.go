@@ -38,6 +38,7 @@ type Request struct {
 	Mode       Mode
 	Status     Status
 	Workload   string
+	Lane       string          // the slots its work takes: "cpu" or "io"
 	Complexity int             // 1..MaxComplexity
 	Data       json.RawMessage // a JSON object, kept as it was sent
 	Result     json.RawMessage // nil until completed

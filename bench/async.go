@@ -1,0 +1,174 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"tandem/webhook"
+	"tandem/work"
+)
+
+// measureAsync compares the whole async path - accept, about 0.1 ms of compute,
+// a signed callback delivered and recorded - with a bare handler's 202.
+func measureAsync(ctx context.Context, b *bench) error {
+	secret := webhook.NewSecret()
+	receiver, err := newReceiver()
+	if err != nil {
+		return err
+	}
+	defer receiver.close()
+	bare, err := b.bare(ctx)
+	if err != nil {
+		return err
+	}
+	defer bare.stop()
+	service, err := b.tandem(ctx, "--callback-per-host", "64", "--rounds", fmt.Sprint(work.DefaultRounds/50), "--callback-secret", secret.Reveal())
+	if err != nil {
+		return err
+	}
+	defer service.stop()
+
+	const conns, count = 64, 10_000
+	var ratios []float64
+	done := int64(0)
+	for round := range b.rounds {
+		start := time.Now()
+		err := sendAll(ctx, bare.url+"/async", func(int) string { return smallBody }, conns, count, http.StatusAccepted)
+		if err != nil {
+			return err
+		}
+		plain := count / time.Since(start).Seconds()
+
+		start = time.Now()
+		err = sendAll(ctx, service.url+"/async", func(i int) string {
+			return fmt.Sprintf(`{"data":{"a":1.5,"b":2,"c":[3,4]},"callback_url":"%s/%d/%d"}`, receiver.url, round, i)
+		}, conns, count, http.StatusAccepted)
+		if err != nil {
+			return err
+		}
+		accepted := time.Since(start)
+		done += count
+		if err := untilDelivered(ctx, service.url, done); err != nil {
+			return err
+		}
+		whole := count / time.Since(start).Seconds()
+		fmt.Printf("       round %d: bare %6.0f/s   tandem %6.0f/s   %.3fx   (all accepted after %.0f%% of the time)\n",
+			round+1, plain, whole, whole/plain, 100*accepted.Seconds()*whole/count)
+		ratios = append(ratios, whole/plain)
+	}
+	b.atLeast("whole async path / bare handler", median(ratios), 0.18)
+
+	verified, err := receiver.verify(secret)
+	if err != nil {
+		return err
+	}
+	b.verdict(verified == b.rounds*count, "callbacks verified: %d of %d accepted", verified, b.rounds*count)
+	return nil
+}
+
+// untilDelivered waits until the service has recorded so many deliveries.
+func untilDelivered(ctx context.Context, url string, want int64) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	for {
+		var stats struct {
+			Callbacks struct{ Delivered, Failed int64 } `json:"callback_service"`
+		}
+		if err := getJSON(ctx, url+"/stats", &stats); err != nil {
+			return err
+		}
+		if stats.Callbacks.Failed > 0 {
+			return fmt.Errorf("%d callbacks were given up", stats.Callbacks.Failed)
+		}
+		if stats.Callbacks.Delivered >= want {
+			return nil
+		}
+		select {
+		case <-time.After(5 * time.Millisecond):
+		case <-ctx.Done():
+			return fmt.Errorf("delivered %d of %d: %w", stats.Callbacks.Delivered, want, ctx.Err())
+		}
+	}
+}
+
+func getJSON(ctx context.Context, url string, into any) error {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	answer, err := http.DefaultClient.Do(r)
+	if err != nil {
+		return err
+	}
+	defer answer.Body.Close()
+	if answer.StatusCode != http.StatusOK {
+		return fmt.Errorf("GET %s: %s", url, answer.Status)
+	}
+	return json.NewDecoder(answer.Body).Decode(into)
+}
+
+// receiver keeps every callback it gets, to be verified when nothing is
+// measured any more.
+type receiver struct {
+	url    string
+	server *http.Server
+
+	mu       sync.Mutex
+	received []received
+	failed   atomic.Int64
+}
+
+type received struct {
+	path   string
+	at     time.Time
+	header http.Header
+	body   []byte
+}
+
+func newReceiver() (*receiver, error) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	rc := &receiver{url: "http://" + listener.Addr().String()}
+	rc.server = &http.Server{Handler: rc}
+	go rc.server.Serve(listener) // ends with close
+	return rc, nil
+}
+
+func (rc *receiver) close() { _ = rc.server.Close() }
+
+func (rc *receiver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(io.LimitReader(r.Body, 64<<10))
+	if err != nil {
+		rc.failed.Add(1)
+		w.WriteHeader(http.StatusBadRequest)
+		return
+	}
+	rc.mu.Lock()
+	defer rc.mu.Unlock()
+	rc.received = append(rc.received, received{r.URL.Path, time.Now(), r.Header, body})
+	w.WriteHeader(http.StatusNoContent)
+}
+
+// verify checks every signature and returns how many different callbacks there
+// were.
+func (rc *receiver) verify(secret webhook.Secret) (int, error) {
+	rc.mu.Lock()
+	defer rc.mu.Unlock()
+	paths := make(map[string]bool)
+	for _, cb := range rc.received {
+		if err := webhook.Verify(cb.header, cb.body, cb.at, secret); err != nil {
+			return 0, fmt.Errorf("callback %s: %w", cb.path, err)
+		}
+		paths[cb.path] = true
+	}
+	return len(paths), nil
+}

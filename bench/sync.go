@@ -1,0 +1,80 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"path/filepath"
+	"time"
+
+	"tandem/internal/embedded"
+)
+
+// measureSync compares POST /sync with a bare handler that runs the same work
+// of about 5 ms: the rate with several connections, and the latency with one.
+func measureSync(ctx context.Context, b *bench) error {
+	bare, err := b.bare(ctx)
+	if err != nil {
+		return err
+	}
+	defer bare.stop()
+	service, err := b.tandem(ctx)
+	if err != nil {
+		return err
+	}
+	defer service.stop()
+
+	const conns, single = 8, 300
+	var ratios []float64
+	var plainLatency, ourLatency []time.Duration
+	for round := range b.rounds {
+		plain, err := flood(ctx, bare.url+"/sync", smallBody, conns, b.length, http.StatusOK)
+		if err != nil {
+			return err
+		}
+		ours, err := flood(ctx, service.url+"/sync", smallBody, conns, b.length, http.StatusOK)
+		if err != nil {
+			return err
+		}
+		fmt.Printf("       round %d: bare %5.0f/s   tandem %5.0f/s   %.3fx\n", round+1, plain, ours, ours/plain)
+		ratios = append(ratios, ours/plain)
+		one := client(1)
+		for range single / b.rounds { // in turn, so that both meet the same machine
+			p, err := post(one, bare.url+"/sync", smallBody, http.StatusOK)
+			if err != nil {
+				return err
+			}
+			o, err := post(one, service.url+"/sync", smallBody, http.StatusOK)
+			if err != nil {
+				return err
+			}
+			plainLatency, ourLatency = append(plainLatency, p), append(ourLatency, o)
+		}
+	}
+	commit, err := commitTime(ctx, filepath.Join(b.dir, "commit.db"))
+	if err != nil {
+		return err
+	}
+	fmt.Printf("       median latency: bare %v   tandem %v   one commit %v\n", median(plainLatency), median(ourLatency), commit)
+	b.atLeast("sync throughput / bare handler", median(ratios), 0.90)
+	b.atMost("median sync overhead (0.5 ms and a commit)", median(ourLatency)-median(plainLatency), 500*time.Microsecond+commit)
+	return nil
+}
+
+// commitTime is the median time of a commit with a single writer.
+func commitTime(ctx context.Context, path string) (time.Duration, error) {
+	backend, err := embedded.Open(ctx, path, embedded.Options{})
+	if err != nil {
+		return 0, err
+	}
+	defer backend.Close()
+	var times []time.Duration
+	for range 500 {
+		start := time.Now()
+		if err := backend.Ready(ctx); err != nil {
+			return 0, err
+		}
+		times = append(times, time.Since(start))
+	}
+	return median(times), nil
+}

@@ -1,0 +1,199 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+	"time"
+
+	"golang.org/x/term"
+
+	"tandem/server"
+	"tandem/webhook"
+	"tandem/work"
+)
+
+type serveCmd struct {
+	Addr     string `default:"127.0.0.1:8000" help:"Address to listen on; port 0 picks one."`
+	Mode     string `help:"demo or production. Without it ENVIRONMENT decides, else demo."`
+	Database string `help:"Path of the SQLite file, or :memory:. Default: requests.db in production, in memory in demo mode."`
+
+	Workers          int           `help:"Slots for CPU-bound work. Default: one a core."`
+	IOConcurrency    int           `name:"io-concurrency" default:"512" help:"Slots for waiting work."`
+	MaxPending       int           `default:"1000000" help:"Accepted requests that may wait to be started; past it 503."`
+	SyncQueueTimeout time.Duration `default:"2s" help:"How long a sync caller waits for a slot; past it 503."`
+	WorkTimeout      time.Duration `default:"30s" help:"Ends any work."`
+	DrainTimeout     time.Duration `default:"30s" help:"How long a shutdown lets what runs finish."`
+	Paused           bool          `help:"Accept and store, start no work: for maintenance and measuring."`
+
+	Rounds   int      `default:"${rounds}" help:"Rounds of compute per unit of complexity; the default takes about 5 ms on a current core."`
+	Upstream []string `sep:"none" placeholder:"NAME=URL[,timeout=5s]" help:"What the http workload may call. Repeatable."`
+
+	CallbackSecret    []string       `placeholder:"whsec_..." help:"Secret to sign callbacks with; several while you rotate. Without it one is made and kept in the database. Prefer TANDEM_CALLBACK_SECRET: a command line can be read by others."`
+	CallbackAttempts  int            `placeholder:"N" help:"Attempts at delivering a callback. Default: 3 in demo mode, 8 in production."`
+	CallbackPerHost   int            `default:"10" help:"Attempts in flight to one host."`
+	CallbackTimeout   time.Duration  `default:"10s" help:"How long one attempt may take."`
+	CallbackMaxAge    time.Duration  `default:"24h" help:"How old a callback may get before it is given up."`
+	CallbackHTTPSOnly bool           `name:"callback-https-only" help:"Refuse callback URLs that are not https."`
+	AllowCallbackNet  []netip.Prefix `placeholder:"CIDR" help:"Let callbacks reach a range that is refused otherwise, such as 10.1.0.0/16. Insecure: callers can then reach it through this service."`
+	AllowCallbackPort []uint16       `placeholder:"PORT" help:"Let callbacks use a port beside 80 and 443."`
+
+	RateLimit string `placeholder:"N/WINDOW" help:"POST requests per client, such as 50/60s; or none. Default: 50/60s in production, none in demo mode."`
+
+	AddressFile string `placeholder:"PATH" help:"Write the address here once the service listens: for programs that start it on port 0."`
+	LogLevel    string `default:"info" enum:"debug,info,warn,error" help:"debug, info, warn or error."`
+}
+
+func (c *serveCmd) Run(ctx context.Context) error {
+	opts, err := c.options()
+	if err != nil {
+		return err
+	}
+	// CPU-bound workers would hold every P that the runtime has, and the
+	// acceptance of new requests would wait behind them for whole time slices.
+	// With one P more than workers the kernel shares the cores out instead:
+	// see docs/decisions/0004-a-spare-processor.md.
+	runtime.GOMAXPROCS(opts.Workers + 1)
+
+	s, err := server.New(ctx, opts)
+	if err != nil {
+		return err
+	}
+	if err := s.Start(ctx); err != nil {
+		return errors.Join(err, s.Stop(ctx))
+	}
+	if c.AddressFile != "" {
+		if err := writeWhole(c.AddressFile, s.Addr()+"\n"); err != nil {
+			return errors.Join(fmt.Errorf("--address-file: %w", err), s.Stop(ctx))
+		}
+	}
+	return s.Wait(ctx)
+}
+
+func (c *serveCmd) options() (server.Options, error) {
+	opts := server.Options{
+		Addr:                      c.Addr,
+		Database:                  c.Database,
+		Workers:                   c.Workers,
+		IOConcurrency:             c.IOConcurrency,
+		MaxPending:                c.MaxPending,
+		SyncQueueTimeout:          c.SyncQueueTimeout,
+		WorkTimeout:               c.WorkTimeout,
+		DrainTimeout:              c.DrainTimeout,
+		Paused:                    c.Paused,
+		Rounds:                    c.Rounds,
+		CallbackAttempts:          c.CallbackAttempts,
+		CallbackPerHost:           c.CallbackPerHost,
+		CallbackTimeout:           c.CallbackTimeout,
+		CallbackMaxAge:            c.CallbackMaxAge,
+		RequireHTTPSCallbacks:     c.CallbackHTTPSOnly,
+		InsecureAllowCallbackNets: c.AllowCallbackNet,
+		AllowCallbackPorts:        c.AllowCallbackPort,
+		Version:                   version(),
+		Logger:                    logger(c.LogLevel),
+	}
+	var faults []error
+	fault := func(flag string, err error) {
+		if err != nil {
+			faults = append(faults, fmt.Errorf("%s: %w", flag, err))
+		}
+	}
+	var err error
+	opts.Mode, err = chooseMode(c.Mode, os.Getenv("ENVIRONMENT"))
+	fault("--mode", err)
+	switch c.RateLimit {
+	case "":
+	case "none":
+		opts.InsecureNoRateLimit = true
+	default:
+		opts.Rate, err = server.ParseRate(c.RateLimit)
+		fault("--rate-limit", err)
+	}
+	for _, text := range c.CallbackSecret {
+		secret, err := webhook.ParseSecret(text)
+		fault("--callback-secret", err)
+		opts.CallbackSecrets = append(opts.CallbackSecrets, secret)
+	}
+	for _, text := range c.Upstream {
+		upstream, err := work.ParseUpstream(text)
+		fault("--upstream", err)
+		opts.Upstreams = append(opts.Upstreams, upstream)
+	}
+	for _, positive := range []struct {
+		flag string
+		ok   bool
+	}{
+		{"--workers", c.Workers >= 0},
+		{"--io-concurrency", c.IOConcurrency > 0},
+		{"--max-pending", c.MaxPending > 0},
+		{"--rounds", c.Rounds > 0},
+		{"--callback-per-host", c.CallbackPerHost > 0},
+		{"--callback-attempts", c.CallbackAttempts >= 0 && c.CallbackAttempts <= 20},
+		{"--sync-queue-timeout", c.SyncQueueTimeout > 0},
+		{"--work-timeout", c.WorkTimeout > 0},
+		{"--drain-timeout", c.DrainTimeout > 0},
+		{"--callback-timeout", c.CallbackTimeout > 0},
+		{"--callback-max-age", c.CallbackMaxAge > 0},
+	} {
+		if !positive.ok {
+			fault(positive.flag, errors.New("must be positive (and --callback-attempts at most 20)"))
+		}
+	}
+	if opts.Workers == 0 {
+		opts.Workers = runtime.GOMAXPROCS(0)
+	}
+	return opts, errors.Join(faults...)
+}
+
+// chooseMode: the flag or TANDEM_MODE, then ENVIRONMENT, then demo.
+func chooseMode(flag, environment string) (server.Mode, error) {
+	switch flag {
+	case "demo", "production":
+		return server.Mode(flag), nil
+	case "":
+	default:
+		return "", fmt.Errorf("must be demo or production, is %q", flag)
+	}
+	switch environment {
+	case "production":
+		return server.Production, nil
+	case "", "development":
+		return server.Demo, nil
+	default:
+		return "", fmt.Errorf("ENVIRONMENT must be production or development, is %q; or give --mode", environment)
+	}
+}
+
+// logger logs text to a terminal and JSON to anything else.
+func logger(level string) *slog.Logger {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(level)); err != nil {
+		l = slog.LevelInfo // unreachable: the flag is an enum
+	}
+	opts := &slog.HandlerOptions{Level: l}
+	if term.IsTerminal(int(os.Stderr.Fd())) {
+		return slog.New(slog.NewTextHandler(os.Stderr, opts))
+	}
+	return slog.New(slog.NewJSONHandler(os.Stderr, opts))
+}
+
+// writeWhole writes a file that others see either whole or not at all.
+func writeWhole(path, text string) error {
+	temp, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(temp.Name()) // gone already if all went well
+	if _, err := temp.WriteString(text); err != nil {
+		return err
+	}
+	if err := temp.Close(); err != nil {
+		return err
+	}
+	return os.Rename(temp.Name(), path)
+}

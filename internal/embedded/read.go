@@ -1,0 +1,280 @@
+package embedded
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"tandem"
+	"tandem/internal/engine"
+)
+
+// requestColumns are what scanRequest reads, in its order.
+const requestColumns = `seq, id, owner, mode, status, lane, workload, complexity, data, result,
+	failure_code, failure_message, failure_upstream,
+	callback_url, callback_state, attempts, max_attempts, next_attempt_at, last_status, last_error,
+	created_at, started_at, worked_at, starts, epoch`
+
+func scanRequest(row interface{ Scan(...any) error }) (seq int64, req tandem.Request, err error) {
+	var (
+		result, failureCode, failureMessage, callbackURL sql.NullString
+		failureUpstream, next, started, worked           sql.NullInt64
+		data                                             string
+		created                                          int64
+	)
+	cb := &req.Callback
+	err = row.Scan(&seq, &req.ID, &req.Owner, &req.Mode, &req.Status, &req.Lane, &req.Workload, &req.Complexity, &data, &result,
+		&failureCode, &failureMessage, &failureUpstream,
+		&callbackURL, &cb.State, &cb.Attempts, &cb.MaxAttempts, &next, &cb.LastStatus, &cb.LastError,
+		&created, &started, &worked, &req.Starts, &req.Epoch)
+	if err != nil {
+		return 0, req, err
+	}
+	req.Data = []byte(data)
+	if result.Valid {
+		req.Result = []byte(result.String)
+	}
+	if failureCode.Valid {
+		req.Failure = &tandem.Failure{
+			Code:     tandem.FailureCode(failureCode.String),
+			Message:  failureMessage.String,
+			Upstream: int(failureUpstream.Int64),
+		}
+	}
+	cb.URL, cb.NextAt = callbackURL.String, fromMicros(next)
+	req.CreatedAt, req.StartedAt, req.WorkedAt = time.UnixMicro(created).UTC(), fromMicros(started), fromMicros(worked)
+	return seq, req, nil
+}
+
+// Request implements engine.Store.
+func (b *Backend) Request(ctx context.Context, id string) (tandem.Request, error) {
+	_, req, err := scanRequest(b.read.QueryRowContext(ctx, `SELECT `+requestColumns+` FROM requests WHERE id = ?`, id))
+	if errors.Is(err, sql.ErrNoRows) {
+		return req, errNotFound
+	}
+	if err != nil {
+		return req, fmt.Errorf("read request: %w", err)
+	}
+	return req, nil
+}
+
+var errNotFound = &tandem.Error{Code: tandem.CodeNotFound, Message: "there is no such request"}
+
+// Requests implements engine.Store. A cursor is the seq of the last row of the
+// page before.
+func (b *Backend) Requests(ctx context.Context, q engine.Query) (engine.Page, error) {
+	before := int64(1<<63 - 1)
+	if q.Cursor != "" {
+		seq, err := strconv.ParseInt(q.Cursor, 36, 64)
+		if err != nil || seq < 1 {
+			return engine.Page{}, tandem.Invalid("cursor", "not a cursor of this service; take it from the Link header of the page before")
+		}
+		before = seq
+	}
+	seqs, args := selectSeqs(q, before)
+	args = append(args, q.Limit+1, q.Offset)
+	rows, err := b.read.QueryContext(ctx, `SELECT `+requestColumns+` FROM requests WHERE seq IN (`+seqs+` ORDER BY seq DESC LIMIT ? OFFSET ?) ORDER BY seq DESC`, args...)
+	if err != nil {
+		return engine.Page{}, fmt.Errorf("list requests: %w", err)
+	}
+	defer rows.Close()
+	page := engine.Page{Requests: []tandem.Request{}}
+	var last int64
+	for rows.Next() {
+		if len(page.Requests) == q.Limit { // the one beyond: there is a next page
+			page.Next = strconv.FormatInt(last, 36)
+			break
+		}
+		seq, req, err := scanRequest(rows)
+		if err != nil {
+			return engine.Page{}, fmt.Errorf("list requests: %w", err)
+		}
+		last = seq
+		page.Requests = append(page.Requests, req)
+	}
+	if err := rows.Err(); err != nil {
+		return engine.Page{}, fmt.Errorf("list requests: %w", err)
+	}
+	return page, nil
+}
+
+// selectSeqs selects the seqs of the rows a query asks for. The one index on
+// (mode, status, seq) serves every filter: each pair of mode and status that
+// is asked for contributes its own newest rows, read in order.
+func selectSeqs(q engine.Query, before int64) (text string, args []any) {
+	if q.Mode == "" && q.Status == "" {
+		return `SELECT seq FROM requests WHERE seq < ?`, []any{before}
+	}
+	modes, statuses := tandem.Modes, tandem.Statuses
+	if q.Mode != "" {
+		modes = []tandem.Mode{q.Mode}
+	}
+	if q.Status != "" {
+		statuses = []tandem.Status{q.Status}
+	}
+	var parts []string
+	for _, mode := range modes {
+		for _, status := range statuses {
+			parts = append(parts, `SELECT * FROM (SELECT seq FROM requests WHERE mode = ? AND status = ? AND seq < ? ORDER BY seq DESC LIMIT ?)`)
+			args = append(args, string(mode), string(status), before, q.Offset+q.Limit+1)
+		}
+	}
+	return strings.Join(parts, " UNION ALL "), args
+}
+
+// Attempts implements engine.Store.
+func (b *Backend) Attempts(ctx context.Context, id string) ([]tandem.Attempt, error) {
+	if _, err := b.Request(ctx, id); err != nil {
+		return nil, err
+	}
+	rows, err := b.read.QueryContext(ctx, `
+		SELECT number, at, duration_us, status, class, error, answer
+		FROM attempts WHERE request_id = ? ORDER BY number`, id)
+	if err != nil {
+		return nil, fmt.Errorf("list attempts: %w", err)
+	}
+	defer rows.Close()
+	attempts := []tandem.Attempt{}
+	for rows.Next() {
+		var a tandem.Attempt
+		var at, duration int64
+		if err := rows.Scan(&a.Number, &at, &duration, &a.Status, &a.Class, &a.Error, &a.Answer); err != nil {
+			return nil, fmt.Errorf("list attempts: %w", err)
+		}
+		a.At, a.Duration = time.UnixMicro(at).UTC(), time.Duration(duration)*time.Microsecond
+		attempts = append(attempts, a)
+	}
+	return attempts, rows.Err()
+}
+
+// Counts implements engine.Store.
+func (b *Backend) Counts(ctx context.Context) (engine.Counts, error) {
+	var c engine.Counts
+	err := b.each(ctx, `
+		SELECT mode, status, callback_state, sum(requests), sum(processing_us)
+		FROM request_counters GROUP BY mode, status, callback_state`, nil,
+		func(rows *sql.Rows) error {
+			var n engine.RequestCount
+			var processing int64
+			err := rows.Scan(&n.Mode, &n.Status, &n.Callback, &n.N, &processing)
+			n.Processing = time.Duration(processing) * time.Microsecond
+			c.Requests = append(c.Requests, n)
+			return err
+		})
+	if err != nil {
+		return c, fmt.Errorf("read request counters: %w", err)
+	}
+	err = b.each(ctx, `SELECT source, category, sum(errors) FROM error_counters GROUP BY source, category`, nil,
+		func(rows *sql.Rows) error {
+			var n engine.ErrorCount
+			err := rows.Scan(&n.Source, &n.Category, &n.N)
+			c.Errors = append(c.Errors, n)
+			return err
+		})
+	if err != nil {
+		return c, fmt.Errorf("read error counters: %w", err)
+	}
+	return c, nil
+}
+
+// Backlog implements engine.Store.
+func (b *Backend) Backlog(ctx context.Context) (n int, oldest time.Time, err error) {
+	var count, created sql.NullInt64
+	err = b.read.QueryRowContext(ctx, `
+		SELECT (SELECT sum(requests) FROM request_counters WHERE mode = 'async' AND status = 'pending'),
+			(SELECT created_at FROM requests WHERE mode = 'async' AND status = 'pending' ORDER BY seq LIMIT 1)`).Scan(&count, &created)
+	if err != nil {
+		return 0, time.Time{}, fmt.Errorf("read backlog: %w", err)
+	}
+	return int(count.Int64), fromMicros(created), nil
+}
+
+// pendingAfter returns the next requests of a lane's backlog.
+func (b *Backend) pendingAfter(ctx context.Context, lane string, after int64, limit int) ([]backlogged, error) {
+	var page []backlogged
+	err := b.each(ctx, `
+		SELECT `+requestColumns+` FROM requests
+		WHERE lane = ? AND status = 'pending' AND seq > ? ORDER BY seq LIMIT ?`, []any{lane, after, limit},
+		func(rows *sql.Rows) error {
+			seq, req, err := scanRequest(rows)
+			page = append(page, backlogged{seq, &req})
+			return err
+		})
+	if err != nil {
+		return nil, fmt.Errorf("read backlog: %w", err)
+	}
+	return page, nil
+}
+
+// owed returns the most urgent callbacks owed to a host.
+func (b *Backend) owed(ctx context.Context, host string, limit int) ([]debt, error) {
+	var page []debt
+	err := b.each(ctx, `
+		SELECT id, next_attempt_at FROM requests
+		WHERE callback_host = ? AND next_attempt_at IS NOT NULL
+		ORDER BY next_attempt_at LIMIT ?`, []any{host, limit},
+		func(rows *sql.Rows) error {
+			var id string
+			var at int64
+			err := rows.Scan(&id, &at)
+			page = append(page, debt{id: id, at: time.UnixMicro(at)})
+			return err
+		})
+	if err != nil {
+		return nil, fmt.Errorf("read owed callbacks: %w", err)
+	}
+	return page, nil
+}
+
+// owedHosts returns every host that is owed a callback. It seeks from host to
+// host, so that its cost does not grow with the callbacks owed to each.
+func (b *Backend) owedHosts(ctx context.Context) ([]string, error) {
+	var hosts []string
+	err := b.each(ctx, `
+		WITH RECURSIVE host(name) AS (
+			SELECT min(callback_host) FROM requests WHERE next_attempt_at IS NOT NULL
+			UNION ALL
+			SELECT (SELECT min(callback_host) FROM requests
+				WHERE next_attempt_at IS NOT NULL AND callback_host > host.name)
+			FROM host WHERE host.name IS NOT NULL
+		)
+		SELECT name FROM host WHERE name IS NOT NULL`, nil,
+		func(rows *sql.Rows) error {
+			var name string
+			err := rows.Scan(&name)
+			hosts = append(hosts, name)
+			return err
+		})
+	if err != nil {
+		return nil, fmt.Errorf("read owed hosts: %w", err)
+	}
+	return hosts, nil
+}
+
+func (b *Backend) queryRequests(ctx context.Context, query string, args ...any) ([]tandem.Request, error) {
+	var all []tandem.Request
+	err := b.each(ctx, query, args, func(rows *sql.Rows) error {
+		_, req, err := scanRequest(rows)
+		all = append(all, req)
+		return err
+	})
+	return all, err
+}
+
+func (b *Backend) each(ctx context.Context, query string, args []any, scan func(*sql.Rows) error) error {
+	rows, err := b.read.QueryContext(ctx, query, args...)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		if err := scan(rows); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
+}

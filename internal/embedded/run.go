@@ -1,0 +1,161 @@
+package embedded
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"tandem"
+	"tandem/internal/engine"
+)
+
+// lanes are the kinds of slots; each has a backlog of its own, so that waiting
+// work is not held up behind CPU-bound work.
+var lanes = []string{"cpu", "io"}
+
+func laneOf(req *tandem.Request) string {
+	if req.Lane == lanes[1] {
+		return lanes[1]
+	}
+	return lanes[0]
+}
+
+// inStep bounds the requests of one lane that are between leaving the backlog
+// and having their outcome on disk.
+const inStep = 1024
+
+// Run implements engine.Backend.
+func (b *Backend) Run(ctx context.Context, steps engine.Steps) error {
+	hosts, err := b.owedHosts(ctx)
+	if err != nil {
+		return fmt.Errorf("take up owed callbacks: %w", err)
+	}
+	for _, host := range hosts {
+		b.deliveries.pushHost(host)
+	}
+	r := &runner{
+		backend:  b,
+		steps:    steps,
+		stepCtx:  context.WithoutCancel(ctx),
+		suspects: make(chan struct{}, 1),
+	}
+	var loops sync.WaitGroup
+	for _, lane := range lanes {
+		loops.Go(func() { r.work(ctx, lane) })
+	}
+	loops.Go(func() { b.deliveries.run(ctx, steps, r.deliver) })
+	loops.Wait()
+	r.running.Wait()
+	return nil
+}
+
+// runner is one Run under way.
+type runner struct {
+	backend  *Backend
+	steps    engine.Steps
+	stepCtx  context.Context // of the steps; it does not end with Run's
+	running  sync.WaitGroup  // the steps
+	suspects chan struct{}   // held by the one suspect that runs
+}
+
+// work starts the requests of a lane, in order, until ctx ends.
+func (r *runner) work(ctx context.Context, lane string) {
+	queue := r.backend.backlogs[lane]
+	room := make(chan struct{}, inStep)
+	for {
+		select {
+		case room <- struct{}{}:
+		case <-ctx.Done():
+			return
+		}
+		next, err := queue.pop(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			r.backend.log.Error("reading the backlog failed, trying again", "lane", lane, "error", err)
+			pause(ctx, time.Second)
+			<-room
+			continue
+		case next.req.Starts > 0:
+			r.running.Go(func() {
+				r.processSuspect(ctx, lane, next)
+				<-room
+			})
+			continue
+		}
+		if r.steps.Reserve(ctx, lane) != nil { // ctx ended; the request stays pending on disk
+			return
+		}
+		r.running.Go(func() {
+			r.process(ctx, lane, next)
+			<-room
+		})
+	}
+}
+
+// processSuspect runs a request whose earlier start was interrupted, by a crash
+// that it may have caused. Suspects run one at a time: so the one that takes
+// the process down does not use up the starts of the others.
+func (r *runner) processSuspect(ctx context.Context, lane string, next backlogged) {
+	select {
+	case r.suspects <- struct{}{}:
+		defer func() { <-r.suspects }()
+	case <-ctx.Done():
+		return
+	}
+	if r.steps.Reserve(ctx, lane) == nil {
+		r.process(ctx, lane, next)
+	}
+}
+
+// process runs the step of one request, and hands on the callback it owes.
+func (r *runner) process(ctx context.Context, lane string, next backlogged) {
+	err := r.steps.Process(r.stepCtx, next.req)
+	switch {
+	case err == nil:
+		if !next.req.Callback.NextAt.IsZero() {
+			r.backend.deliveries.push(next.req)
+		}
+	case tandem.CodeOf(err) == tandem.CodeConflict:
+		// It was cancelled or has expired: nothing is left to do.
+	case next.req.Status == tandem.Pending && ctx.Err() == nil:
+		r.backend.log.Error("a request could not be started, trying again", "request_id", next.req.ID, "error", err)
+		pause(ctx, time.Second)
+		r.backend.backlogs[lane].pushFront(next)
+	case ctx.Err() == nil:
+		r.backend.log.Error("a request could not be finished; a restart takes it up", "request_id", next.req.ID, "error", err)
+	}
+}
+
+// deliver makes one attempt in the background.
+func (r *runner) deliver(owed debt, host string) {
+	r.running.Go(func() {
+		req := owed.req
+		if req == nil {
+			req = &tandem.Request{ID: owed.id}
+		}
+		err := r.steps.Deliver(r.stepCtx, host, req)
+		r.backend.deliveries.ended(owed, host)
+		switch {
+		case err == nil:
+			if !req.Callback.NextAt.IsZero() {
+				r.backend.deliveries.push(req)
+			}
+		case tandem.CodeOf(err) == tandem.CodeConflict:
+			// Someone else has delivered it, or given it up.
+		default:
+			r.backend.log.Warn("a delivery attempt was not recorded and will be repeated", "request_id", owed.id, "error", err)
+			r.backend.deliveries.pushHost(host)
+		}
+	})
+}
+
+// pause waits a moment, or until ctx ends.
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-ctx.Done():
+	}
+}

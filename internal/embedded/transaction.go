@@ -1,0 +1,151 @@
+package embedded
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+
+	"tandem"
+)
+
+// transaction is one batch under way: the prepared statements, and the changes
+// to the counters, which are written once at its end.
+type transaction struct {
+	*statements
+	pending, maxPending int
+	requests            map[standing]change
+	errors              map[category]int64
+}
+
+// standing is what the request counters are keyed by.
+type standing struct {
+	owner    string
+	mode     tandem.Mode
+	status   tandem.Status
+	callback tandem.CallbackState
+}
+
+type change struct{ requests, processingMicros int64 }
+
+type category struct{ owner, source, name string }
+
+func newTransaction(s *statements, pending, maxPending int) *transaction {
+	return &transaction{
+		statements: s,
+		pending:    pending,
+		maxPending: maxPending,
+		requests:   make(map[standing]change),
+		errors:     make(map[category]int64),
+	}
+}
+
+// count adds n requests that stand as req does with the given status and
+// callback state.
+func (t *transaction) count(req *tandem.Request, status tandem.Status, cb tandem.CallbackState, n int64) {
+	key := standing{req.Owner, req.Mode, status, cb}
+	c := t.requests[key]
+	c.requests += n
+	if status.Worked() {
+		c.processingMicros += n * req.ProcessingTime().Microseconds()
+	}
+	t.requests[key] = c
+	if req.Mode == tandem.Async && status == tandem.Pending {
+		t.pending += int(n)
+	}
+}
+
+func (t *transaction) countError(req *tandem.Request, source, name string) {
+	t.errors[category{req.Owner, source, name}]++
+}
+
+func (t *transaction) writeCounters() error {
+	for key, c := range t.requests {
+		if c == (change{}) {
+			continue
+		}
+		_, err := t.addRequests.Exec(key.owner, string(key.mode), string(key.status), string(key.callback), c.requests, c.processingMicros)
+		if err != nil {
+			return fmt.Errorf("count requests: %w", err)
+		}
+	}
+	for key, n := range t.errors {
+		if _, err := t.addErrors.Exec(key.owner, key.source, key.name, n); err != nil {
+			return fmt.Errorf("count errors: %w", err)
+		}
+	}
+	return nil
+}
+
+// changed runs a guarded statement. It returns CodeConflict if no row stood as
+// the guard asks.
+func changed(stmt *sql.Stmt, args ...any) error {
+	result, err := stmt.Exec(args...)
+	if err != nil {
+		return err
+	}
+	if n, err := result.RowsAffected(); err != nil || n == 1 {
+		return err
+	}
+	return &tandem.Error{Code: tandem.CodeConflict, Message: "the request has moved on"}
+}
+
+// statements are what the writer runs, prepared once.
+type statements struct {
+	begin, commit          *sql.Stmt
+	insert                 *sql.Stmt
+	start, requeue, finish *sql.Stmt
+	settle, insertAttempt  *sql.Stmt
+	addRequests, addErrors *sql.Stmt
+	touch, addSetting      *sql.Stmt
+}
+
+func (s *statements) prepare(conn *sql.Conn) error {
+	for _, p := range []struct {
+		stmt **sql.Stmt
+		text string
+	}{
+		{&s.begin, `BEGIN IMMEDIATE`},
+		{&s.commit, `COMMIT`},
+		{&s.insert, `
+			INSERT INTO requests (id, owner, mode, status, lane, workload, complexity, data,
+				callback_url, callback_host, callback_state, max_attempts,
+				created_at, started_at, starts, epoch,
+				worked_at, result, failure_code, failure_message, failure_upstream)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+			ON CONFLICT (id) DO NOTHING`},
+		{&s.start, `
+			UPDATE requests SET status = 'processing', starts = starts + 1, epoch = epoch + 1, started_at = ?
+			WHERE id = ? AND status = 'pending' AND epoch = ?`},
+		{&s.requeue, `
+			UPDATE requests SET status = 'pending', starts = starts - ?, started_at = NULL
+			WHERE id = ? AND status = 'processing' AND epoch = ?`},
+		{&s.finish, `
+			UPDATE requests SET status = ?, started_at = ?, worked_at = ?, result = ?,
+				failure_code = ?, failure_message = ?, failure_upstream = ?, next_attempt_at = ?
+			WHERE id = ? AND status = 'processing' AND epoch = ?`},
+		{&s.settle, `
+			UPDATE requests SET status = ?, callback_state = ?, attempts = ?, next_attempt_at = ?,
+				last_status = ?, last_error = ?
+			WHERE id = ? AND status = ? AND callback_state = 'pending' AND attempts = ?`},
+		{&s.insertAttempt, `
+			INSERT INTO attempts (request_id, number, at, duration_us, status, class, error, answer)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?)`},
+		{&s.addRequests, `
+			INSERT INTO request_counters (owner, mode, status, callback_state, requests, processing_us)
+			VALUES (?, ?, ?, ?, ?, ?)
+			ON CONFLICT DO UPDATE SET requests = requests + excluded.requests,
+				processing_us = processing_us + excluded.processing_us`},
+		{&s.touch, `UPDATE schema_meta SET min_reader_version = min_reader_version`},
+		{&s.addSetting, `INSERT INTO settings (name, value) VALUES (?, ?) ON CONFLICT DO NOTHING`},
+		{&s.addErrors, `
+			INSERT INTO error_counters (owner, source, category, errors) VALUES (?, ?, ?, ?)
+			ON CONFLICT DO UPDATE SET errors = errors + excluded.errors`},
+	} {
+		stmt, err := conn.PrepareContext(context.Background(), p.text)
+		if err != nil {
+			return fmt.Errorf("prepare %q: %w", p.text, err)
+		}
+		*p.stmt = stmt
+	}
+	return nil
+}

@@ -1,0 +1,240 @@
+package embedded
+
+import (
+	"context"
+	"database/sql"
+	"time"
+
+	"tandem"
+	"tandem/internal/engine"
+)
+
+// Accept implements engine.Store.
+func (b *Backend) Accept(ctx context.Context, req *tandem.Request) error {
+	var seq int64
+	outcome := make(chan error, 1)
+	err := b.post(ctx, &write{
+		apply: func(t *transaction) error {
+			if t.pending >= t.maxPending {
+				return &tandem.Error{Code: tandem.CodeBusy, Message: "the backlog is full", RetryAfter: 5 * time.Second}
+			}
+			result, err := t.insert.Exec(insertArgs(req)...)
+			if err != nil {
+				return err
+			}
+			t.count(req, tandem.Pending, req.Callback.State, +1)
+			seq, err = result.LastInsertId() // ids are ours and random: no conflict
+			return err
+		},
+		done: func(err error) {
+			if err == nil {
+				// On the writer's goroutine, so that the backlog sees requests
+				// in the order of seq. It gets a copy: the caller has its own.
+				queued := *req
+				b.backlogs[laneOf(req)].push(backlogged{seq, &queued})
+			}
+			outcome <- err
+		},
+	})
+	if err != nil {
+		return err
+	}
+	select {
+	case err := <-outcome:
+		return err
+	case <-ctx.Done():
+		return &tandem.Error{Code: tandem.CodeUnknown, Message: "the caller left before the request was committed", Err: ctx.Err()}
+	}
+}
+
+// Begin implements engine.Store.
+func (b *Backend) Begin(req *tandem.Request) {
+	row := *req
+	// If the queue takes it, its outcome is of no interest: Complete writes
+	// the row if this note was lost, for whatever reason.
+	_ = b.post(context.Background(), &write{
+		apply: func(t *transaction) error {
+			if err := changed(t.insert, insertArgs(&row)...); err != nil {
+				return err
+			}
+			t.count(&row, row.Status, row.Callback.State, +1)
+			return nil
+		},
+		done: func(error) {},
+	})
+}
+
+// Start implements engine.Store.
+func (b *Backend) Start(ctx context.Context, req *tandem.Request) error {
+	err := b.do(ctx, func(t *transaction) error {
+		if err := changed(t.start, micros(req.StartedAt), req.ID, req.Epoch); err != nil {
+			return err
+		}
+		t.count(req, tandem.Pending, req.Callback.State, -1)
+		t.count(req, tandem.Processing, req.Callback.State, +1)
+		return nil
+	})
+	if err == nil {
+		req.Status = tandem.Processing
+		req.Starts++
+		req.Epoch++
+	}
+	return err
+}
+
+// Requeue implements engine.Store.
+func (b *Backend) Requeue(ctx context.Context, req *tandem.Request) error {
+	return b.requeue(ctx, req, 1)
+}
+
+// requeue makes a started request pending again and takes back so many of its
+// starts.
+func (b *Backend) requeue(ctx context.Context, req *tandem.Request, starts int) error {
+	err := b.do(ctx, func(t *transaction) error {
+		if err := changed(t.requeue, starts, req.ID, req.Epoch); err != nil {
+			return err
+		}
+		t.count(req, tandem.Processing, req.Callback.State, -1)
+		t.count(req, tandem.Pending, req.Callback.State, +1)
+		return nil
+	})
+	if err == nil {
+		req.Status, req.StartedAt = tandem.Pending, time.Time{}
+		req.Starts -= starts
+	}
+	return err
+}
+
+// Complete implements engine.Store.
+func (b *Backend) Complete(ctx context.Context, req *tandem.Request) error {
+	err := b.do(ctx, func(t *transaction) error {
+		err := changed(t.finish, finishArgs(req)...)
+		if err == nil {
+			t.count(req, tandem.Processing, req.Callback.State, -1)
+		} else if tandem.CodeOf(err) == tandem.CodeConflict && req.Mode == tandem.Sync {
+			// The note of its beginning was lost, or it has an outcome.
+			err = changed(t.insert, insertArgs(req)...)
+		}
+		if err != nil {
+			return err
+		}
+		t.count(req, req.Status, req.Callback.State, +1)
+		if req.Failure != nil {
+			t.countError(req, "work", string(req.Failure.Code))
+		}
+		return nil
+	})
+	if err == nil {
+		b.watchers.announce(req.ID)
+	}
+	return err
+}
+
+// RecordAttempt implements engine.Store.
+func (b *Backend) RecordAttempt(ctx context.Context, req *tandem.Request, a tandem.Attempt) error {
+	before := tandem.Completed
+	if req.Failure != nil {
+		before = tandem.Failed
+	}
+	return b.do(ctx, func(t *transaction) error {
+		cb := &req.Callback
+		err := changed(t.settle, string(req.Status), string(cb.State), cb.Attempts, micros(cb.NextAt),
+			cb.LastStatus, cb.LastError, req.ID, string(before), a.Number-1)
+		if err != nil {
+			return err
+		}
+		_, err = t.insertAttempt.Exec(req.ID, a.Number, micros(a.At), a.Duration.Microseconds(),
+			a.Status, string(a.Class), a.Error, a.Answer)
+		if err != nil {
+			return err
+		}
+		t.count(req, before, tandem.CallbackPending, -1)
+		t.count(req, req.Status, cb.State, +1)
+		if a.Class != tandem.ClassNone {
+			t.countError(req, "callback", string(a.Class))
+		}
+		return nil
+	})
+}
+
+// Ready implements engine.Store. It writes: nothing else proves that it can.
+func (b *Backend) Ready(ctx context.Context) error {
+	return b.do(ctx, func(t *transaction) error {
+		_, err := t.touch.Exec()
+		return err
+	})
+}
+
+// do queues a change and waits for its commit.
+func (b *Backend) do(ctx context.Context, apply func(*transaction) error) error {
+	b.closing.RLock()
+	defer b.closing.RUnlock()
+	if b.closed {
+		return errClosed
+	}
+	return b.writer.do(ctx, apply)
+}
+
+// post queues a write without waiting for it.
+func (b *Backend) post(ctx context.Context, w *write) error {
+	b.closing.RLock()
+	defer b.closing.RUnlock()
+	if b.closed {
+		return errClosed
+	}
+	return b.writer.post(ctx, w)
+}
+
+var errClosed = &tandem.Error{Code: tandem.CodeDraining, Message: "the database is closed"}
+
+func insertArgs(req *tandem.Request) []any {
+	cb := &req.Callback
+	var url, host any
+	if cb.URL != "" {
+		url, host = cb.URL, engine.HostOf(cb.URL)
+	}
+	var code, message, upstream any
+	if f := req.Failure; f != nil {
+		code, message, upstream = string(f.Code), f.Message, f.Upstream
+	}
+	return []any{
+		req.ID, req.Owner, string(req.Mode), string(req.Status), laneOf(req), req.Workload, req.Complexity, string(req.Data),
+		url, host, string(cb.State), cb.MaxAttempts,
+		micros(req.CreatedAt), micros(req.StartedAt), req.Starts, req.Epoch,
+		micros(req.WorkedAt), text(req.Result), code, message, upstream,
+	}
+}
+
+func finishArgs(req *tandem.Request) []any {
+	var code, message, upstream any
+	if f := req.Failure; f != nil {
+		code, message, upstream = string(f.Code), f.Message, f.Upstream
+	}
+	return []any{
+		string(req.Status), micros(req.StartedAt), micros(req.WorkedAt), text(req.Result),
+		code, message, upstream, micros(req.Callback.NextAt),
+		req.ID, req.Epoch,
+	}
+}
+
+// micros is a time as rows carry it: microseconds since 1970, NULL for zero.
+func micros(t time.Time) any {
+	if t.IsZero() {
+		return nil
+	}
+	return t.UnixMicro()
+}
+
+func text(b []byte) any {
+	if b == nil {
+		return nil
+	}
+	return string(b)
+}
+
+func fromMicros(n sql.NullInt64) time.Time {
+	if !n.Valid {
+		return time.Time{}
+	}
+	return time.UnixMicro(n.Int64).UTC()
+}

@@ -1,0 +1,142 @@
+package engine
+
+import (
+	"context"
+	"time"
+
+	"tandem"
+)
+
+// Store keeps requests, their attempts and the counters over them. All methods
+// may be called at once from many goroutines.
+//
+// A write returns nil only once it is committed. It returns
+// tandem.CodeConflict, having changed nothing, if the request is no longer in
+// the state it expects; CodeUnavailable if storage could not be written; and
+// CodeUnknown if ctx ended before the outcome was known, in which case the
+// write may still happen. One failing write never fails another.
+//
+// Every write that moves a request changes the counters in the same
+// transaction, so that no crash can part them.
+type Store interface {
+	// Accept commits a pending async request and wakes a worker for it. It
+	// returns CodeBusy, with a time to come back, when the backlog is full.
+	Accept(ctx context.Context, req *tandem.Request) error
+	// Begin notes a sync request as processing. It does not wait: the
+	// request's Complete writes the whole row if this note was lost.
+	Begin(req *tandem.Request)
+	// Start moves a pending request to processing: it counts a start, raises
+	// the epoch and fills both in, with StartedAt as given.
+	Start(ctx context.Context, req *tandem.Request) error
+	// Requeue gives a started async request back as pending and takes back the
+	// start that Start counted, because the work did not bring it about.
+	Requeue(ctx context.Context, req *tandem.Request) error
+	// Complete records the outcome and, in the same transaction, the debt of a
+	// callback (Callback.NextAt, if it is set). It expects the row processing
+	// at req.Epoch.
+	Complete(ctx context.Context, req *tandem.Request) error
+	// RecordAttempt appends a delivery attempt and moves the request to the
+	// Status and Callback given in req. It expects a callback pending with
+	// a.Number-1 attempts made.
+	RecordAttempt(ctx context.Context, req *tandem.Request, a tandem.Attempt) error
+
+	// Request returns the whole record, or CodeNotFound.
+	Request(ctx context.Context, id string) (tandem.Request, error)
+	// Requests returns one page, newest first.
+	Requests(ctx context.Context, q Query) (Page, error)
+	// Attempts returns a request's delivery attempts, first one first, or
+	// CodeNotFound if there is no such request.
+	Attempts(ctx context.Context, id string) ([]tandem.Attempt, error)
+	// Counts reads the counters. Its cost does not grow with the history.
+	Counts(ctx context.Context) (Counts, error)
+	// Watch returns a channel that is closed when the request is next worked.
+	// It reports moves from the call on: watch first, then look. stop frees
+	// what the watch holds.
+	Watch(id string) (worked <-chan struct{}, stop func())
+	// Backlog returns how many accepted requests wait to be started, and since
+	// when the oldest of them does; zero time if none.
+	Backlog(ctx context.Context) (n int, oldest time.Time, err error)
+	// Ready returns nil if the store can be written.
+	Ready(ctx context.Context) error
+}
+
+// Backend is a Store that also decides when steps run.
+type Backend interface {
+	Store
+	// Name is what /stats and /healthz call it: embedded or distributed.
+	Name() string
+	// Durable reports whether what is committed survives power loss.
+	Durable() bool
+	// Run takes up every request that is not settled and runs the steps it is
+	// owed, until ctx ends; then it takes up no more, waits for the steps that
+	// run, and returns nil. The steps' context is not cancelled with ctx.
+	Run(ctx context.Context, steps Steps) error
+	// Close commits what is queued and frees what the backend holds. Call it
+	// after Run has returned.
+	Close() error
+}
+
+// Steps is what a Backend runs. Engine implements it; tests of a Backend
+// inject their own to see when it runs what.
+type Steps interface {
+	// Reserve waits for room to start one more async request of the lane, and
+	// returns ctx's cause if there was none in time. Process gives it back.
+	Reserve(ctx context.Context, lane string) error
+	// Process runs the work of a pending request and records the outcome; the
+	// callback's debt is then in req.Callback. Call it once per Reserve. Its
+	// errors are the Store's: on CodeConflict the request has moved on, after
+	// any other the request is still the backend's to run again.
+	Process(ctx context.Context, req *tandem.Request) error
+	// Admit asks for one delivery attempt to the host. Unless it is admitted,
+	// the host is to be left alone until Admission.Until or, if that is zero,
+	// until one of its attempts ends.
+	Admit(host string) Admission
+	// Deliver makes one attempt and records it; req.Callback then says whether
+	// and when another is due. A request of which only the ID is given is read
+	// first. Call it once per Admit, with the same host. It returns
+	// CodeConflict if no attempt is owed; after any other error it still is.
+	Deliver(ctx context.Context, host string, req *tandem.Request) error
+}
+
+// Admission is the answer of Steps.Admit.
+type Admission struct {
+	OK    bool
+	Until time.Time
+}
+
+// Query selects a page of the history.
+type Query struct {
+	Mode   tandem.Mode   // empty for both
+	Status tandem.Status // empty for all
+	Limit  int           // 1..1000
+	Offset int           // rows to skip, at most 10,000
+	Cursor string        // Page.Next of the page before; excludes Offset
+}
+
+// Page is one page of the history.
+type Page struct {
+	Requests []tandem.Request
+	Next     string // cursor of the next page; empty on the last
+}
+
+// Counts is what the counters say.
+type Counts struct {
+	Requests []RequestCount
+	Errors   []ErrorCount
+}
+
+// RequestCount counts the requests that stand alike.
+type RequestCount struct {
+	Mode       tandem.Mode
+	Status     tandem.Status
+	Callback   tandem.CallbackState
+	N          int64
+	Processing time.Duration // sum over those that are worked
+}
+
+// ErrorCount counts the errors of one category since the database was made.
+type ErrorCount struct {
+	Source   string // "work" or "callback"
+	Category string // a tandem.FailureCode or tandem.ErrorClass
+	N        int64
+}

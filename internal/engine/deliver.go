@@ -1,0 +1,141 @@
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"tandem"
+	"tandem/internal/callback"
+	"tandem/webhook"
+)
+
+// Admit implements Steps.
+func (e *Engine) Admit(host string) Admission { return e.hosts.admit(host, e.opts.Now()) }
+
+// Deliver implements Steps. It makes one attempt and records what came of it:
+// delivered, due again at Callback.NextAt, or given up.
+func (e *Engine) Deliver(ctx context.Context, host string, req *tandem.Request) error {
+	ctx, done := e.running.add(ctx, req.ID)
+	defer done()
+	if err := e.owed(ctx, req); err != nil {
+		e.hosts.leave(host, e.opts.Now(), false, false)
+		return err
+	}
+
+	number := req.Callback.Attempts + 1
+	answer := e.send(ctx, req, number)
+	if answer.Interrupted { // cut off by us: not the receiver's failure, and not recorded
+		e.hosts.leave(host, e.opts.Now(), false, false)
+		return errHalted
+	}
+	e.hosts.leave(host, e.opts.Now(), true, !callback.CountsAgainstHost(answer))
+
+	attempt := tandem.Attempt{
+		Number:   number,
+		At:       answer.At.UTC().Truncate(time.Microsecond),
+		Duration: answer.Duration,
+		Status:   answer.Status,
+		Class:    answer.Class,
+		Error:    answer.Error,
+		Answer:   answer.Body,
+	}
+	e.settle(req, answer, number)
+	err := e.insist(ctx, "record attempt", req.ID, func(ctx context.Context) error {
+		return e.backend.RecordAttempt(ctx, req, attempt)
+	})
+	if err != nil {
+		return fmt.Errorf("record attempt: %w", err)
+	}
+	e.seenAttempt(req, attempt)
+	return nil
+}
+
+// owed reads the request if only its ID is known, and returns CodeConflict if
+// it owes no callback.
+func (e *Engine) owed(ctx context.Context, req *tandem.Request) error {
+	if req.Status == "" {
+		row, err := e.backend.Request(ctx, req.ID)
+		if err != nil {
+			return fmt.Errorf("read request: %w", err)
+		}
+		*req = row
+	}
+	if req.Callback.NextAt.IsZero() {
+		return &tandem.Error{Code: tandem.CodeConflict, Message: "no callback is owed"}
+	}
+	return nil
+}
+
+// send makes the attempt on the wire. A body that cannot be built is an answer
+// too, so that such a callback is given up rather than tried for ever.
+func (e *Engine) send(ctx context.Context, req *tandem.Request, number int) callback.Answer {
+	now := e.now()
+	body, err := json.Marshal(event(req, number, now))
+	if err != nil {
+		return callback.Answer{At: now, Class: tandem.ClassProtocol, Error: "encode callback: " + err.Error()}
+	}
+	return e.sender.Send(ctx, callback.Message{
+		URL:     req.Callback.URL,
+		ID:      req.ID,
+		At:      now,
+		Body:    body,
+		Secrets: e.secrets,
+	})
+}
+
+// event is the body of a request's callback.
+func event(req *tandem.Request, number int, now time.Time) webhook.Event {
+	ev := webhook.Event{
+		Type:             webhook.RequestCompleted,
+		RequestID:        req.ID,
+		Status:           string(req.Status),
+		Result:           req.Result,
+		ProcessingTimeMS: Milliseconds(req.ProcessingTime()),
+		Timestamp:        req.WorkedAt,
+		Metadata: webhook.Metadata{
+			Attempt:     number,
+			MaxAttempts: req.Callback.MaxAttempts,
+			SentAt:      now,
+		},
+	}
+	if req.Failure != nil {
+		ev.Type = webhook.RequestFailed
+		ev.Error = &webhook.Error{Code: string(req.Failure.Code), Message: req.Failure.Message}
+	}
+	return ev
+}
+
+// settle moves the request's callback, and with it the request, to where the
+// answer puts it.
+func (e *Engine) settle(req *tandem.Request, answer callback.Answer, number int) {
+	cb := &req.Callback
+	cb.Attempts, cb.LastStatus, cb.LastError = number, answer.Status, answer.Error
+	cb.NextAt = time.Time{}
+	switch callback.Judge(answer) {
+	case callback.Delivered:
+		cb.State = tandem.CallbackDelivered
+		if req.Status == tandem.Completed {
+			req.Status = tandem.CallbackSent
+		}
+		return
+	case callback.Retry:
+		policy := e.opts.Policy
+		policy.Attempts = cb.MaxAttempts
+		at, again := policy.NextAttempt(e.now(), req.WorkedAt, number, answer.RetryAfter, rand.Float64())
+		if again {
+			cb.NextAt = at.UTC().Truncate(time.Microsecond)
+			return
+		}
+	case callback.Stop:
+	}
+	cb.State = tandem.CallbackGivenUp
+	if req.Status == tandem.Completed {
+		req.Status = tandem.CallbackFailed
+	}
+}
+
+// Milliseconds returns d as the API shows it: milliseconds to the microsecond.
+func Milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

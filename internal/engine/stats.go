@@ -1,0 +1,71 @@
+package engine
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"time"
+
+	"tandem"
+	"tandem/work"
+)
+
+// Stats is the state of the service at one moment. Counts come from the store
+// and hold for ever; Percentiles and rates are what this process saw lately.
+type Stats struct {
+	Counts Counts
+
+	Processing map[tandem.Mode]Percentiles
+	Queue      map[tandem.Mode]Percentiles
+	Lag        Percentiles             // from worked to delivered
+	PerSecond  map[tandem.Mode]float64 // requests worked, over the last minute
+
+	Hosts    []HostState // with attempts in flight or failures; at most 100
+	InFlight int         // steps and sync work in progress
+	Backlog  int         // accepted and not started
+	Uptime   time.Duration
+	Backend  string
+	Durable  bool
+}
+
+// Stats gathers the state of the service. Its cost does not grow with the
+// history.
+func (e *Engine) Stats(ctx context.Context) (Stats, error) {
+	counts, err := e.backend.Counts(ctx)
+	if err != nil {
+		return Stats{}, err
+	}
+	backlog, _, err := e.backend.Backlog(ctx)
+	if err != nil {
+		return Stats{}, err
+	}
+	now := e.opts.Now()
+	s := Stats{
+		Counts:     counts,
+		Processing: make(map[tandem.Mode]Percentiles),
+		Queue:      make(map[tandem.Mode]Percentiles),
+		Lag:        e.seen.lag.percentiles(now),
+		PerSecond:  make(map[tandem.Mode]float64),
+		Hosts:      e.hosts.states(now, 100),
+		InFlight:   e.running.count(),
+		Backlog:    backlog,
+		Uptime:     now.Sub(e.started),
+		Backend:    e.backend.Name(),
+		Durable:    e.backend.Durable(),
+	}
+	for _, mode := range tandem.Modes {
+		s.Processing[mode] = e.seen.processing[mode].percentiles(now)
+		s.Queue[mode] = e.seen.queue[mode].percentiles(now)
+		s.PerSecond[mode] = e.seen.worked[mode].perSecond(now, e.seen.began)
+	}
+	slices.SortFunc(s.Hosts, func(a, b HostState) int { return cmp.Compare(a.Host, b.Host) })
+	return s, nil
+}
+
+// Workloads lists the kinds of work the engine runs, sorted by name.
+func (e *Engine) Workloads() []work.Kind { return e.registry.Kinds() }
+
+// Backend tells what the engine runs on.
+func (e *Engine) Backend() (name string, durable bool) {
+	return e.backend.Name(), e.backend.Durable()
+}

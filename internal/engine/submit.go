@@ -1,0 +1,171 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"net/url"
+	"strings"
+	"time"
+
+	"tandem"
+	"tandem/work"
+)
+
+// Submission is what a caller hands in, decoded and within the API's limits.
+type Submission struct {
+	Owner       string
+	Workload    string
+	Complexity  int
+	Data        []byte // a JSON object
+	CallbackURL string // async only; empty if the caller polls
+}
+
+// Do runs a submission for a caller who waits: it takes a slot, or returns
+// CodeBusy if none becomes free in time; runs the work under the smaller of
+// ctx's deadline and the work timeout; and returns once the outcome is
+// committed. The request it returns is worked; a failed one carries its
+// Failure and is no error of Do. After a disconnect the outcome is still
+// written.
+func (e *Engine) Do(ctx context.Context, sub Submission) (*tandem.Request, error) {
+	kind, err := e.admissible(sub)
+	if err != nil {
+		return nil, err
+	}
+	if e.opts.Paused {
+		return nil, errPaused
+	}
+	req := e.newRequest(tandem.Sync, kind, sub)
+	slots := e.slots(req.Lane)
+	if err := e.acquireForSync(ctx, slots); err != nil {
+		return nil, err
+	}
+
+	req.Status, req.Starts, req.Epoch = tandem.Processing, 1, 1
+	req.StartedAt = e.now()
+	e.backend.Begin(req)
+	result, fail := e.runWork(ctx, slots, kind, req)
+	e.finish(req, result, fail)
+	if err := e.backend.Complete(context.WithoutCancel(ctx), req); err != nil {
+		return nil, err
+	}
+	e.seenWorked(req)
+	return req, nil
+}
+
+func (e *Engine) acquireForSync(ctx context.Context, slots *lane) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, e.opts.SyncQueueTimeout, errSyncQueue)
+	defer cancel()
+	err := slots.acquire(ctx, tandem.Sync)
+	if err != nil && !errors.Is(err, errSyncQueue) {
+		return &tandem.Error{Code: tandem.CodeUnknown, Message: "the caller left before a slot was free", Err: err}
+	}
+	return err
+}
+
+// Accept promises a submission to a caller who does not wait: when it returns
+// nil the request is committed and will be worked, whatever happens to this
+// process. It returns CodeBusy when the backlog is full, and CodeUnknown if
+// ctx ended before the commit was known: then the request may exist.
+func (e *Engine) Accept(ctx context.Context, sub Submission) (*tandem.Request, error) {
+	kind, err := e.admissible(sub)
+	if err != nil {
+		return nil, err
+	}
+	req := e.newRequest(tandem.Async, kind, sub)
+	if sub.CallbackURL != "" {
+		if _, err := e.guard.CheckURL(sub.CallbackURL); err != nil {
+			return nil, tandem.Invalid("callback_url", "%s", err)
+		}
+		req.Callback = tandem.Callback{
+			URL:         sub.CallbackURL,
+			State:       tandem.CallbackPending,
+			MaxAttempts: e.opts.Policy.Attempts,
+		}
+	}
+	if err := e.backend.Accept(ctx, req); err != nil {
+		return nil, err
+	}
+	return req, nil
+}
+
+// admissible returns the kind of work that is asked for, or why it cannot be.
+func (e *Engine) admissible(sub Submission) (work.Kind, error) {
+	if e.draining() {
+		return work.Kind{}, errDraining
+	}
+	kind, ok := e.registry.Lookup(sub.Workload)
+	if !ok {
+		return kind, tandem.Invalid("workload", "unknown workload; known are %s", strings.Join(e.registry.Names(), ", "))
+	}
+	if kind.Check != nil {
+		if err := kind.Check(work.Input{Data: sub.Data, Complexity: sub.Complexity}); err != nil {
+			return kind, tandem.Invalid("data", "%s", err)
+		}
+	}
+	return kind, nil
+}
+
+func (e *Engine) newRequest(mode tandem.Mode, kind work.Kind, sub Submission) *tandem.Request {
+	now := e.now()
+	return &tandem.Request{
+		ID:         tandem.NewID(now),
+		Owner:      sub.Owner,
+		Mode:       mode,
+		Status:     tandem.Pending,
+		Workload:   kind.Name,
+		Lane:       kind.Class.String(),
+		Complexity: sub.Complexity,
+		Data:       sub.Data,
+		Callback:   tandem.Callback{State: tandem.CallbackNone},
+		CreatedAt:  now,
+	}
+}
+
+// Find returns a request's record. If it is not worked yet, Find waits for
+// that up to the given time, and then returns it as it stands.
+func (e *Engine) Find(ctx context.Context, id string, wait time.Duration) (tandem.Request, error) {
+	if wait <= 0 {
+		return e.backend.Request(ctx, id)
+	}
+	worked, stop := e.backend.Watch(id)
+	defer stop()
+	req, err := e.backend.Request(ctx, id)
+	if err != nil || req.Status.Worked() {
+		return req, err
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-worked:
+	case <-timer.C:
+	case <-e.drained:
+	case <-ctx.Done():
+		return req, ctx.Err()
+	}
+	return e.backend.Request(ctx, id)
+}
+
+// Store gives the reading half of the backend to the API.
+func (e *Engine) Store() Store { return e.backend }
+
+// HostOf returns the host and port of a callback URL, lower-cased: what the
+// breaker and the per-host limit count by.
+func HostOf(callbackURL string) string {
+	u, err := url.Parse(callbackURL)
+	if err != nil {
+		return "" // unreachable: the URL was checked when it was accepted
+	}
+	host := strings.ToLower(u.Host)
+	if u.Port() != "" {
+		return host
+	}
+	if u.Scheme == "https" {
+		return host + ":443"
+	}
+	return host + ":80"
+}
+
+// LongestSync is how long Do may take at most, storage apart.
+func (e *Engine) LongestSync() time.Duration {
+	return e.opts.SyncQueueTimeout + e.opts.WorkTimeout + returnGrace
+}

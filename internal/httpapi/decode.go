@@ -1,0 +1,303 @@
+package httpapi
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"tandem"
+	"tandem/internal/engine"
+)
+
+// maxCallbackURL bounds a callback URL, as most servers bound a request line.
+const maxCallbackURL = 2048
+
+// decodeSubmission reads and checks the body of a POST. It is strict: what it
+// does not understand it refuses, naming the field, rather than guess. data is
+// taken as it was sent, so that its numbers keep their digits.
+func decodeSubmission(r *http.Request, mode tandem.Mode) (engine.Submission, error) {
+	body, err := readBody(r)
+	if err != nil {
+		return engine.Submission{}, err
+	}
+	return parseSubmission(body, mode)
+}
+
+// readBody reads a JSON body of at most tandem.MaxBody bytes.
+func readBody(r *http.Request) ([]byte, error) {
+	kind, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	charset := strings.ToLower(params["charset"])
+	if err != nil || kind != "application/json" || charset != "" && charset != "utf-8" {
+		return nil, newProblem(http.StatusUnsupportedMediaType, "unsupported_media_type", "Content-Type", "send JSON, with the header Content-Type: application/json")
+	}
+	if r.Header.Get("Content-Encoding") != "" {
+		return nil, newProblem(http.StatusUnsupportedMediaType, "unsupported_media_type", "Content-Encoding", "send the body without a content encoding")
+	}
+	tooLarge := newProblem(http.StatusRequestEntityTooLarge, "body_too_large", "body", fmt.Sprintf("the body is over %d bytes", tandem.MaxBody))
+	if r.ContentLength > tandem.MaxBody {
+		return nil, tooLarge
+	}
+	body := make([]byte, 0, max(512, r.ContentLength+1))
+	for { // io.ReadAll, into a slice of the right size
+		n, err := r.Body.Read(body[len(body):cap(body)])
+		body = body[:len(body)+n]
+		switch {
+		case len(body) > tandem.MaxBody:
+			return nil, tooLarge
+		case errors.Is(err, io.EOF):
+			return body, nil
+		case err != nil:
+			return nil, bodyProblem(err)
+		case len(body) == cap(body):
+			body = slices.Grow(body, len(body))
+		}
+	}
+}
+
+func bodyProblem(err error) error {
+	if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
+		return newProblem(http.StatusRequestTimeout, "body_timeout", "body", "the body did not arrive in time")
+	}
+	return newProblem(http.StatusBadRequest, "malformed_body", "body", "the body could not be read: it ended early or is badly chunked")
+}
+
+// parseSubmission checks a body against the API's contract.
+func parseSubmission(body []byte, mode tandem.Mode) (engine.Submission, error) {
+	sub := engine.Submission{Workload: "compute", Complexity: 1}
+	if err := checkJSON(body); err != nil {
+		return sub, err
+	}
+	sawData := false
+	err := members(body, "", func(key string, value []byte) error {
+		var err error
+		switch key {
+		case "data":
+			sawData = true
+			sub.Data, err = parseData(value)
+		case "complexity":
+			sub.Complexity, err = parseComplexity(value)
+		case "workload":
+			sub.Workload, err = parseString(key, value, 64)
+		case "callback_url":
+			if mode == tandem.Sync {
+				return tandem.Invalid(key, "belongs to POST /async: POST /sync answers with the result itself")
+			}
+			sub.CallbackURL, err = parseString(key, value, maxCallbackURL)
+		default:
+			return tandem.Invalid(fieldName(key), "unknown field; known are data, complexity, workload and, for POST /async, callback_url")
+		}
+		return err
+	})
+	if err == nil && !sawData {
+		err = tandem.Invalid("data", "is required: a JSON object with at least one key")
+	}
+	return sub, err
+}
+
+// checkJSON refuses what is not one JSON object in UTF-8.
+func checkJSON(body []byte) error {
+	malformed := func(format string, args ...any) error {
+		return newProblem(http.StatusBadRequest, "malformed_json", "body", fmt.Sprintf(format, args...))
+	}
+	if len(bytes.TrimSpace(body)) == 0 {
+		return malformed("the body is empty; send a JSON object")
+	}
+	if !json.Valid(body) {
+		var sink json.RawMessage
+		err := json.Unmarshal(body, &sink)
+		if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
+			return malformed("not JSON: %s, at byte %d", strings.TrimPrefix(syntax.Error(), "json: "), syntax.Offset)
+		}
+		return malformed("not JSON")
+	}
+	if !utf8.Valid(body) {
+		return malformed("not UTF-8")
+	}
+	if body[skipSpace(body, 0)] != '{' {
+		return tandem.Invalid("body", "must be a JSON object")
+	}
+	return nil
+}
+
+func parseData(value []byte) ([]byte, error) {
+	if value[0] != '{' {
+		return nil, tandem.Invalid("data", "must be a JSON object")
+	}
+	if len(value) > tandem.MaxData {
+		return nil, tandem.Invalid("data", "is %d bytes, over the limit of %d", len(value), tandem.MaxData)
+	}
+	if value[skipSpace(value, 1)] == '}' {
+		return nil, tandem.Invalid("data", "must have at least one key")
+	}
+	return value, checkTree(value, "data", 1)
+}
+
+// checkTree refuses duplicate keys and deep nesting anywhere in valid JSON.
+func checkTree(value []byte, path string, depth int) error {
+	if value[0] != '{' && value[0] != '[' {
+		return nil
+	}
+	if depth > tandem.MaxDepth {
+		return tandem.Invalid("data", "is nested more than %d levels deep", tandem.MaxDepth)
+	}
+	if value[0] == '{' {
+		return members(value, path, func(key string, member []byte) error {
+			return checkTree(member, path+"."+fieldName(key), depth+1)
+		})
+	}
+	return elements(value, func(element []byte) error {
+		return checkTree(element, path+"[]", depth+1)
+	})
+}
+
+func parseComplexity(value []byte) (int, error) {
+	n, err := strconv.Atoi(string(value))
+	if err != nil || n < 1 || n > tandem.MaxComplexity {
+		return 0, tandem.Invalid("complexity", "must be an integer from 1 to %d", tandem.MaxComplexity)
+	}
+	return n, nil
+}
+
+func parseString(field string, value []byte, limit int) (string, error) {
+	if value[0] != '"' {
+		return "", tandem.Invalid(field, "must be a string")
+	}
+	s := unquote(value)
+	if s == "" {
+		return "", tandem.Invalid(field, "must not be empty; leave the field out instead")
+	}
+	if len(s) > limit {
+		return "", tandem.Invalid(field, "is longer than %d bytes", limit)
+	}
+	return s, nil
+}
+
+// fieldName is a key as an error may quote it.
+func fieldName(key string) string {
+	if len(key) > 64 {
+		key = strings.ToValidUTF8(key[:64], "") + "..."
+	}
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return '?'
+		}
+		return r
+	}, key)
+}
+
+// The rest walks JSON that is known to be valid, which takes little more than
+// counting brackets outside of strings.
+
+// members calls f for each member of an object, and refuses a key that comes
+// twice. path is where the object stands, for the message.
+func members(object []byte, path string, f func(key string, value []byte) error) error {
+	var few [16]string
+	seen := few[:0]
+	var many map[string]bool
+	for i := skipSpace(object, skipSpace(object, 0)+1); object[i] != '}'; {
+		end := skipValue(object, i)
+		key := unquote(object[i:end])
+		if duplicate := many[key] || many == nil && slices.Contains(seen, key); duplicate {
+			return tandem.Invalid(strings.TrimPrefix(path+"."+fieldName(key), "."), "comes twice")
+		}
+		if len(seen) < cap(few) {
+			seen = append(seen, key)
+		} else {
+			if many == nil {
+				many = make(map[string]bool)
+				for _, k := range seen {
+					many[k] = true
+				}
+			}
+			many[key] = true
+		}
+		start := skipSpace(object, skipSpace(object, end)+1) // behind the colon
+		end = skipValue(object, start)
+		if err := f(key, object[start:end]); err != nil {
+			return err
+		}
+		i = skipComma(object, end)
+	}
+	return nil
+}
+
+func elements(array []byte, f func(value []byte) error) error {
+	for i := skipSpace(array, 1); array[i] != ']'; {
+		end := skipValue(array, i)
+		if err := f(array[i:end]); err != nil {
+			return err
+		}
+		i = skipComma(array, end)
+	}
+	return nil
+}
+
+func skipSpace(b []byte, i int) int {
+	for b[i] == ' ' || b[i] == '\t' || b[i] == '\n' || b[i] == '\r' {
+		i++
+	}
+	return i
+}
+
+func skipComma(b []byte, i int) int {
+	i = skipSpace(b, i)
+	if b[i] == ',' {
+		i = skipSpace(b, i+1)
+	}
+	return i
+}
+
+// skipValue returns the index behind the value that begins at i.
+func skipValue(b []byte, i int) int {
+	for depth := 0; ; {
+		switch b[i] {
+		case '"':
+			i = skipString(b, i)
+		case '{', '[':
+			depth++
+			i++
+		case '}', ']':
+			depth--
+			i++
+		case ' ', '\t', '\n', '\r', ',', ':':
+			i++
+			continue
+		default:
+			for i < len(b) && strings.IndexByte(" \t\n\r,:]}", b[i]) < 0 {
+				i++
+			}
+		}
+		if depth == 0 {
+			return i
+		}
+	}
+}
+
+func skipString(b []byte, i int) int {
+	for i++; b[i] != '"'; i++ {
+		if b[i] == '\\' {
+			i++
+		}
+	}
+	return i + 1
+}
+
+func unquote(quoted []byte) string {
+	if bytes.IndexByte(quoted, '\\') < 0 {
+		return string(quoted[1 : len(quoted)-1])
+	}
+	var s string
+	if err := json.Unmarshal(quoted, &s); err != nil {
+		return string(quoted) // unreachable: the JSON is valid
+	}
+	return s
+}

@@ -1,0 +1,134 @@
+package httpapi
+
+import (
+	"bytes"
+	"embed"
+	"encoding/json"
+	"net/http"
+	"reflect"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/swaggest/swgui/v5emb"
+
+	"tandem/webhook"
+)
+
+// Redoc, from the npm package redoc 2.5.4, with its licence beside it.
+//
+//go:embed assets/redoc
+var assets embed.FS
+
+// docs serves the OpenAPI document and two pages that show it. Everything they
+// need is in the binary.
+func (a *API) docs(mux *http.ServeMux, doc *huma.OpenAPI) {
+	spec, err := json.Marshal(doc)
+	if err != nil {
+		panic("encode the OpenAPI document: " + err.Error()) // unreachable: it is made of our own types
+	}
+	serve := func(pattern, contentType string, body []byte) {
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", contentType)
+			http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(body))
+		})
+	}
+	asset := func(name string) []byte {
+		body, err := assets.ReadFile("assets/redoc/" + name)
+		if err != nil {
+			panic(err) // unreachable: it is embedded
+		}
+		return body
+	}
+	serve("GET /openapi.json", "application/openapi+json", spec)
+	serve("GET /redoc", "text/html; charset=utf-8", asset("index.html"))
+	serve("GET /redoc/redoc.standalone.js", "text/javascript; charset=utf-8", asset("redoc.standalone.js"))
+	mux.Handle("GET /docs", http.RedirectHandler("/docs/", http.StatusFound))
+	mux.Handle("GET /docs/", v5emb.New("Tandem API", "/openapi.json", "/docs/"))
+}
+
+// operations describes routes for the OpenAPI document.
+type operations struct{ api huma.API }
+
+// describe makes an operation that may be refused with the given statuses.
+func (o operations) describe(method, path, summary, refusals string) huma.Operation {
+	op := huma.Operation{
+		OperationID: operationID(method, path),
+		Method:      method,
+		Path:        path,
+		Summary:     summary,
+		Responses:   make(map[string]*huma.Response),
+	}
+	for status := range strings.FieldsSeq(refusals) {
+		op.Responses[status] = o.refusal(status)
+	}
+	if method == http.MethodPost {
+		op.Responses["400"] = o.refusal("400")
+	}
+	return op
+}
+
+func (o operations) refusal(status string) *huma.Response {
+	code, err := strconv.Atoi(status)
+	if err != nil {
+		panic(err) // unreachable: the statuses are written in this package
+	}
+	return &huma.Response{
+		Description: http.StatusText(code),
+		Content: map[string]*huma.MediaType{
+			problemMediaType: {Schema: o.schema(reflect.TypeFor[Problem]())},
+		},
+	}
+}
+
+// accepts marks an operation that answers 202 and owes a callback.
+func (o operations) accepts(op huma.Operation) huma.Operation {
+	op.DefaultStatus = http.StatusAccepted
+	op.Callbacks = map[string]map[string]*huma.PathItem{
+		"outcome": {"{$request.body#/callback_url}": {Post: &huma.Operation{
+			OperationID: "callback",
+			Summary:     "Sent to callback_url when the work has ended, signed as Standard Webhooks 1.0",
+			Parameters: []*huma.Param{
+				header("webhook-id", "The request's id; the same on every attempt"),
+				header("webhook-timestamp", "When this attempt was sent, in seconds since 1970"),
+				header("webhook-signature", "v1,<base64 of the HMAC-SHA256>; several, parted by spaces, while secrets rotate"),
+			},
+			RequestBody: o.body(reflect.TypeFor[webhook.Event]()),
+			Responses: map[string]*huma.Response{
+				"2XX":     {Description: "Delivered"},
+				"410":     {Description: "Delivered no more: the callback is given up at once"},
+				"default": {Description: "Tried again later; Retry-After is heeded"},
+			},
+		}}},
+	}
+	return op
+}
+
+// describeBodies adds the bodies of the POST routes to the document. huma is
+// not told of them before: it would decode them itself, and less strictly.
+func (o operations) describeBodies() {
+	paths := o.api.OpenAPI().Paths
+	paths["/sync"].Post.RequestBody = o.body(reflect.TypeFor[SubmitSync]())
+	paths["/async"].Post.RequestBody = o.body(reflect.TypeFor[SubmitAsync]())
+}
+
+func (o operations) body(t reflect.Type) *huma.RequestBody {
+	return &huma.RequestBody{
+		Required: true,
+		Content:  map[string]*huma.MediaType{"application/json": {Schema: o.schema(t)}},
+	}
+}
+
+func (o operations) schema(t reflect.Type) *huma.Schema {
+	return o.api.OpenAPI().Components.Schemas.Schema(t, true, t.Name())
+}
+
+func header(name, doc string) *huma.Param {
+	return &huma.Param{Name: name, In: "header", Required: true, Description: doc, Schema: &huma.Schema{Type: huma.TypeString}}
+}
+
+func operationID(method, path string) string {
+	words := strings.FieldsFunc(path, func(r rune) bool { return r == '/' || r == '{' || r == '}' })
+	return strings.ToLower(method) + "-" + strings.Join(words, "-")
+}

@@ -1,0 +1,208 @@
+package httpapi
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"log/slog"
+	"net"
+	"net/http"
+	"runtime/debug"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// observed gives every exchange an id, logs it in one line and counts it.
+func (a *API) observed(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		start := time.Now()
+		seen := &observation{ResponseWriter: w, id: r.Header.Get("X-Request-ID")}
+		if !plainID(seen.id) {
+			seen.id = newExchangeID()
+		}
+		w.Header().Set("X-Request-ID", seen.id)
+		r = r.WithContext(context.WithValue(r.Context(), observationKey{}, seen))
+		next.ServeHTTP(seen, r)
+
+		took := time.Since(start)
+		if seen.status == 0 {
+			seen.status = http.StatusOK
+		}
+		a.metrics.observe(r.Pattern, seen.status, took)
+		attrs := [7]slog.Attr{
+			slog.String("method", r.Method),
+			slog.String("path", r.URL.Path),
+			slog.Int("status", seen.status),
+			slog.Float64("ms", float64(took.Microseconds())/1000),
+			slog.String("remote", r.RemoteAddr),
+			slog.String("id", seen.id),
+			slog.String("request_id", seen.requestID),
+		}
+		n := len(attrs)
+		if seen.requestID == "" {
+			n--
+		}
+		a.log.LogAttrs(r.Context(), slog.LevelInfo, "request", attrs[:n]...)
+	})
+}
+
+// observation is what is learnt of an exchange while it is answered.
+type observation struct {
+	http.ResponseWriter
+	id        string // of the exchange
+	requestID string // of the tandem request it is about, if any
+	status    int
+}
+
+type observationKey struct{}
+
+// note tells the log which request the exchange is about.
+func note(ctx context.Context, requestID string) {
+	if seen, ok := ctx.Value(observationKey{}).(*observation); ok {
+		seen.requestID = requestID
+	}
+}
+
+func (o *observation) WriteHeader(status int) {
+	if o.status == 0 && status >= 200 {
+		o.status = status
+	}
+	o.ResponseWriter.WriteHeader(status)
+}
+
+func (o *observation) Write(b []byte) (int, error) {
+	if o.status == 0 {
+		o.status = http.StatusOK
+	}
+	return o.ResponseWriter.Write(b)
+}
+
+// Unwrap is for http.ResponseController.
+func (o *observation) Unwrap() http.ResponseWriter { return o.ResponseWriter }
+
+// recovered turns a panic into a 500 and keeps its stack in the log. It also
+// limits the rate, so that what is refused is observed too.
+func (a *API) recovered(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() {
+			p := recover()
+			if p == nil || p == http.ErrAbortHandler {
+				return
+			}
+			a.log.Error("a handler panicked", "path", r.URL.Path, "panic", p, "stack", string(debug.Stack()))
+			if seen, ok := w.(*observation); ok && seen.status == 0 {
+				newProblem(http.StatusInternalServerError, "internal", "", "something went wrong on our side; the log has the reason").write(w)
+			}
+		}()
+		if a.limiter != nil && limited(r) && !a.admit(w, r) {
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// limited reports whether the exchange counts against its client's rate: both
+// POST routes do, together.
+func limited(r *http.Request) bool {
+	return r.Method == http.MethodPost && (r.URL.Path == "/sync" || r.URL.Path == "/async")
+}
+
+// admit counts the request against its client's rate and says in the answer
+// what is left of it (draft-ietf-httpapi-ratelimit-headers).
+func (a *API) admit(w http.ResponseWriter, r *http.Request) bool {
+	d := a.limiter.Take(client(r), time.Now())
+	w.Header().Set("RateLimit-Policy", `"default";q=`+strconv.Itoa(d.Limit)+`;w=`+strconv.Itoa(int(d.Window.Seconds())))
+	w.Header().Set("RateLimit", `"default";r=`+strconv.Itoa(d.Remaining)+`;t=`+retryAfter(d.Reset))
+	if d.OK {
+		return true
+	}
+	newProblem(http.StatusTooManyRequests, "rate_limited", "", "over "+a.opts.Rate.String()+" requests; come back after the time in Retry-After").
+		with("Retry-After", retryAfter(d.Retry)).write(w)
+	return false
+}
+
+// client is who a request is counted against: the address it comes from, and
+// for IPv6 the /64 that one subscriber gets.
+func client(r *http.Request) string {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return r.RemoteAddr
+	}
+	if ip := net.ParseIP(host); ip != nil && ip.To4() == nil {
+		return ip.Mask(net.CIDRMask(64, 128)).String()
+	}
+	return host
+}
+
+// plainID reports whether a client's id for the exchange is fit for our log.
+func plainID(s string) bool {
+	if s == "" || len(s) > 64 {
+		return false
+	}
+	for _, c := range []byte(s) {
+		if (c < '0' || c > '9') && (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && c != '-' && c != '_' && c != '.' {
+			return false
+		}
+	}
+	return true
+}
+
+func newExchangeID() string {
+	var b [8]byte
+	rand.Read(b[:]) // never fails
+	return hex.EncodeToString(b[:])
+}
+
+// httpMetrics are the instruments of the HTTP face.
+type httpMetrics struct {
+	requests *prometheus.CounterVec
+	seconds  *prometheus.HistogramVec
+	cache    sync.Map // seriesKey -> *series: label lookups done once
+}
+
+type seriesKey struct {
+	pattern string
+	status  int
+}
+
+type series struct {
+	requests prometheus.Counter
+	seconds  prometheus.Observer
+}
+
+func newHTTPMetrics(reg prometheus.Registerer) *httpMetrics {
+	m := &httpMetrics{
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "tandem_http_requests_total", Help: "HTTP requests by route, mode and status.",
+		}, []string{"route", "mode", "status"}),
+		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "tandem_http_request_seconds", Help: "How long answers took, by route and mode.",
+			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60},
+		}, []string{"route", "mode"}),
+	}
+	reg.MustRegister(m.requests, m.seconds)
+	return m
+}
+
+func (m *httpMetrics) observe(pattern string, status int, took time.Duration) {
+	key := seriesKey{pattern, status}
+	s, ok := m.cache.Load(key)
+	if !ok {
+		mode := ""
+		switch pattern {
+		case "POST /sync":
+			mode = "sync"
+		case "POST /async":
+			mode = "async"
+		}
+		s, _ = m.cache.LoadOrStore(key, &series{
+			requests: m.requests.WithLabelValues(pattern, mode, strconv.Itoa(status)),
+			seconds:  m.seconds.WithLabelValues(pattern, mode),
+		})
+	}
+	s.(*series).requests.Inc()
+	s.(*series).seconds.Observe(took.Seconds())
+}

@@ -1,0 +1,141 @@
+// Package limit keeps callers within a rate: so many requests in any window of
+// a given length. Its decisions are exact and its memory is bounded.
+package limit
+
+import (
+	"container/list"
+	"fmt"
+	"sort"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Rate allows N requests in any stretch of time as long as Window. The zero
+// Rate allows everything.
+type Rate struct {
+	N      int
+	Window time.Duration
+}
+
+// ParseRate reads a rate such as "50/60s".
+func ParseRate(s string) (Rate, error) {
+	n, window, ok := strings.Cut(s, "/")
+	count, err := strconv.Atoi(strings.TrimSpace(n))
+	length, lengthErr := time.ParseDuration(strings.TrimSpace(window))
+	if !ok || err != nil || lengthErr != nil || count < 1 || count > 1_000_000 || length < time.Second {
+		return Rate{}, fmt.Errorf("rate %q must be a count and a window of at least a second, such as 50/60s", s)
+	}
+	return Rate{count, length}, nil
+}
+
+func (r Rate) String() string { return fmt.Sprintf("%d/%v", r.N, r.Window) }
+
+// Decision is what a Limiter says to one request.
+type Decision struct {
+	OK        bool
+	Limit     int           // requests allowed in the window
+	Window    time.Duration // its length
+	Remaining int           // how many more are allowed now
+	Reset     time.Duration // until Remaining grows
+	Retry     time.Duration // until a refused request would be allowed; 0 if it was
+}
+
+// maxKeys bounds the callers that are kept in mind. Past it, the one not seen
+// for longest is forgotten, and begins anew when it returns.
+const maxKeys = 10_000
+
+// Limiter keeps a sliding log of every caller's allowed requests, on the
+// monotonic clock. It is safe for concurrent use.
+type Limiter struct {
+	rate Rate
+
+	mu      sync.Mutex
+	callers map[string]*list.Element // of *caller
+	recent  *list.List               // the most recently seen first
+	allowed int64
+	refused int64
+}
+
+// caller is one key's log: a ring of the times of its last allowed requests.
+type caller struct {
+	key   string
+	times []time.Time
+	next  int // where the next time goes; the oldest, once the ring is full
+}
+
+// New returns a Limiter for the rate.
+func New(rate Rate) *Limiter {
+	return &Limiter{rate: rate, callers: make(map[string]*list.Element), recent: list.New()}
+}
+
+// Rate returns what the limiter allows.
+func (l *Limiter) Rate() Rate { return l.rate }
+
+// Take decides on a request of the caller at time now, which must carry a
+// monotonic reading, and counts it if it is allowed.
+func (l *Limiter) Take(key string, now time.Time) Decision {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c := l.caller(key)
+	begin := now.Add(-l.rate.Window)
+	used, oldest := c.since(begin)
+	d := Decision{Limit: l.rate.N, Window: l.rate.Window}
+	if used >= l.rate.N {
+		d.Retry = oldest.Sub(begin)
+		d.Reset = d.Retry
+		l.refused++
+		return d
+	}
+	c.add(now, l.rate.N)
+	l.allowed++
+	d.OK, d.Remaining, d.Reset = true, l.rate.N-used-1, l.rate.Window
+	if used > 0 {
+		d.Reset = oldest.Sub(begin)
+	}
+	return d
+}
+
+// Counts returns how many requests were allowed and refused, and how many
+// callers are kept in mind.
+func (l *Limiter) Counts() (allowed, refused int64, callers int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.allowed, l.refused, len(l.callers)
+}
+
+func (l *Limiter) caller(key string) *caller {
+	if e, ok := l.callers[key]; ok {
+		l.recent.MoveToFront(e)
+		return e.Value.(*caller)
+	}
+	if len(l.callers) >= maxKeys {
+		last := l.recent.Back()
+		l.recent.Remove(last)
+		delete(l.callers, last.Value.(*caller).key)
+	}
+	c := &caller{key: key}
+	l.callers[key] = l.recent.PushFront(c)
+	return c
+}
+
+// since returns how many logged requests are younger than begin, and the time
+// of the oldest of these.
+func (c *caller) since(begin time.Time) (n int, oldest time.Time) {
+	at := func(i int) time.Time { return c.times[(c.next+i)%len(c.times)] } // 0: the oldest
+	first := sort.Search(len(c.times), func(i int) bool { return at(i).After(begin) })
+	if first == len(c.times) {
+		return 0, time.Time{}
+	}
+	return len(c.times) - first, at(first)
+}
+
+func (c *caller) add(now time.Time, limit int) {
+	if len(c.times) < limit {
+		c.times = append(c.times, now) // next stays 0: the ring is in order
+		return
+	}
+	c.times[c.next] = now
+	c.next = (c.next + 1) % limit
+}

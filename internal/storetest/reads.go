@@ -1,0 +1,158 @@
+package storetest
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"tandem"
+	"tandem/internal/engine"
+)
+
+var reads = []rule{
+	{"an unknown id is not found", func(s *suite) {
+		b := s.backend(Options{})
+		_, err := b.Request(s.Context(), tandem.NewID(now()))
+		s.wantCode("the request", err, tandem.CodeNotFound)
+		_, err = b.Attempts(s.Context(), tandem.NewID(now()))
+		s.wantCode("its attempts", err, tandem.CodeNotFound)
+	}},
+	{"pages go from the newest to the oldest, and filters hold", func(s *suite) {
+		b := s.backend(Options{})
+		var all []*tandem.Request
+		for i := range 25 {
+			req := pending("")
+			if i%2 == 0 {
+				req = succeed(processing())
+				if i%4 == 0 {
+					fail(req)
+				}
+				s.must(b.Complete(s.Context(), req))
+			} else {
+				s.must(b.Accept(s.Context(), req))
+			}
+			all = append(all, req)
+		}
+		slices.Reverse(all)
+		for _, q := range []engine.Query{
+			{Limit: 1000},
+			{Limit: 1},
+			{Limit: 7, Mode: tandem.Sync},
+			{Limit: 3, Status: tandem.Failed},
+			{Limit: 5, Mode: tandem.Async, Status: tandem.Pending},
+			{Limit: 5, Mode: tandem.Async, Status: tandem.Failed},
+			{Limit: 4, Offset: 6},
+			{Limit: 2, Offset: 3, Mode: tandem.Sync},
+			{Limit: 2, Offset: 100},
+		} {
+			var want []string
+			for _, req := range all {
+				if (q.Mode == "" || q.Mode == req.Mode) && (q.Status == "" || q.Status == req.Status) {
+					want = append(want, req.ID)
+				}
+			}
+			want = want[min(q.Offset, len(want)):]
+			var got []string
+			for req := range s.history(b, q) {
+				got = append(got, req.ID)
+			}
+			if strings.Join(got, " ") != strings.Join(want, " ") {
+				s.Errorf("query %+v: got %d requests, want %d\n got %v\nwant %v", q, len(got), len(want), got, want)
+			}
+		}
+	}},
+	{"a cursor meets every request once while new ones come in", func(s *suite) {
+		b := s.backend(Options{})
+		want := 30
+		for range want {
+			s.must(b.Accept(s.Context(), pending("")))
+		}
+		seen := make(map[string]bool)
+		for req := range s.history(b, engine.Query{Limit: 4}) {
+			if seen[req.ID] {
+				s.Errorf("%s came twice", req.ID)
+			}
+			seen[req.ID] = true
+			s.must(b.Accept(s.Context(), pending(""))) // newer: on no later page
+		}
+		if len(seen) != want {
+			s.Errorf("met %d requests, want %d", len(seen), want)
+		}
+	}},
+	{"what is no cursor is refused by name", func(s *suite) {
+		b := s.backend(Options{})
+		for _, cursor := range []string{"-1", "0", "nonsense!", "99999999999999999999"} {
+			_, err := b.Requests(s.Context(), engine.Query{Limit: 1, Cursor: cursor})
+			s.wantCode("cursor "+cursor, err, tandem.CodeInvalid)
+		}
+	}},
+	{"those who watch a request are told when it is worked", func(s *suite) {
+		b := s.backend(Options{})
+		req := pending("")
+		s.must(b.Accept(s.Context(), req))
+		worked, stop := b.Watch(req.ID)
+		defer stop()
+		other, stopOther := b.Watch(tandem.NewID(now()))
+		defer stopOther()
+		s.start(b, req)
+		select {
+		case <-worked:
+			s.Error("told before it was worked")
+		default:
+		}
+		s.must(b.Complete(s.Context(), succeed(req)))
+		within(s, "the watched request", worked)
+		select {
+		case <-other:
+			s.Error("told of another request")
+		default:
+		}
+	}},
+	{"the backlog tells its length and its oldest", func(s *suite) {
+		b := s.backend(Options{})
+		n, oldest, err := b.Backlog(s.Context())
+		s.must(err)
+		if n != 0 || !oldest.IsZero() {
+			s.Errorf("got %d since %v, want an empty backlog", n, oldest)
+		}
+		first := pending("")
+		first.CreatedAt = first.CreatedAt.Add(-time.Hour)
+		s.must(b.Accept(s.Context(), first))
+		s.must(b.Accept(s.Context(), pending("")))
+		n, oldest, err = b.Backlog(s.Context())
+		s.must(err)
+		if n != 2 || !oldest.Equal(first.CreatedAt) {
+			s.Errorf("got %d since %v, want 2 since %v", n, oldest, first.CreatedAt)
+		}
+	}},
+	{"a backend that is open is ready", func(s *suite) {
+		s.must(s.backend(Options{}).Ready(s.Context()))
+	}},
+	{"reads go on beside writes", func(s *suite) {
+		b := s.backend(Options{})
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			for range 300 {
+				if err := b.Accept(s.Context(), pending("")); err != nil {
+					s.Error(err)
+					return
+				}
+			}
+		}()
+		for reading := true; reading; {
+			select {
+			case <-done:
+				reading = false
+			default:
+			}
+			_, err := b.Requests(s.Context(), engine.Query{Limit: 10})
+			s.must(err)
+		}
+		s.countersMatchRows(b)
+	}},
+}
+
+// The suite is for tests only.
+var _ testing.TB = (*suite)(nil)

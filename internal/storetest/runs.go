@@ -1,0 +1,374 @@
+package storetest
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"tandem"
+	"tandem/internal/engine"
+)
+
+// steps stands in for the engine, to see what a backend runs and to make it
+// fail where a case wants that.
+type steps struct {
+	b engine.Backend
+
+	// process, if set, decides what becomes of a started request.
+	process func(req *tandem.Request) error
+	// admit and deliver, if set, do the same for attempts; without them every
+	// host admits, and every attempt delivers.
+	admit   func(host string) engine.Admission
+	deliver func(req *tandem.Request)
+
+	processed chan string // ids, in the order of their outcome
+	delivered chan string
+}
+
+func newSteps(b engine.Backend) *steps {
+	return &steps{b: b, processed: make(chan string, 10_000), delivered: make(chan string, 10_000)}
+}
+
+func (st *steps) Reserve(context.Context, string) error { return nil }
+
+func (st *steps) Process(ctx context.Context, req *tandem.Request) error {
+	req.StartedAt = now()
+	if err := st.b.Start(ctx, req); err != nil {
+		return err
+	}
+	if st.process != nil {
+		if err := st.process(req); err != nil {
+			return err
+		}
+	}
+	if err := st.b.Complete(ctx, succeed(req)); err != nil {
+		return err
+	}
+	st.processed <- req.ID
+	return nil
+}
+
+func (st *steps) Admit(host string) engine.Admission {
+	if st.admit != nil {
+		return st.admit(host)
+	}
+	return engine.Admission{OK: true}
+}
+
+func (st *steps) Deliver(ctx context.Context, host string, req *tandem.Request) error {
+	if req.Status == "" {
+		row, err := st.b.Request(ctx, req.ID)
+		if err != nil {
+			return err
+		}
+		*req = row
+	}
+	if req.Callback.NextAt.IsZero() {
+		return &tandem.Error{Code: tandem.CodeConflict, Message: "nothing is owed"}
+	}
+	a := tandem.Attempt{Number: req.Callback.Attempts + 1, At: now(), Status: 204}
+	cb := &req.Callback
+	cb.Attempts, cb.State, cb.NextAt, req.Status = a.Number, tandem.CallbackDelivered, time.Time{}, tandem.CallbackSent
+	if st.deliver != nil {
+		st.deliver(req)
+	}
+	if err := st.b.RecordAttempt(ctx, req, a); err != nil {
+		return err
+	}
+	st.delivered <- req.ID
+	return nil
+}
+
+var runs = []rule{
+	{"every accepted request is processed, in the order of acceptance", func(s *suite) {
+		b := s.backend(Options{})
+		st := newSteps(b)
+		var mu sync.Mutex
+		var started []string
+		st.process = func(req *tandem.Request) error {
+			mu.Lock()
+			defer mu.Unlock()
+			started = append(started, req.ID)
+			return nil
+		}
+		const n = 3
+		var want []string
+		for range n { // before the run and, one at a time, during it
+			req := pending("")
+			s.must(b.Accept(s.Context(), req))
+			want = append(want, req.ID)
+		}
+		s.running(b, st)
+		for range n {
+			within(s, "a request accepted before the run", st.processed)
+		}
+		for range n {
+			req := pending("")
+			s.must(b.Accept(s.Context(), req))
+			want = append(want, req.ID)
+			within(s, "a request accepted during the run", st.processed)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		// Those that were there already may be started side by side.
+		if got := strings.Join(started[n:], " "); len(started) != 2*n || got != strings.Join(want[n:], " ") {
+			s.Errorf("started %v, want %v", started, want)
+		}
+	}},
+	{"a backlog larger than memory is processed whole, each request once", func(s *suite) {
+		b := s.backend(Options{})
+		const n = 5000
+		want := make(map[string]bool)
+		var mu sync.Mutex
+		accept := func(count int) {
+			var accepts sync.WaitGroup
+			for range 16 {
+				accepts.Go(func() {
+					for range count / 16 {
+						req := pending("")
+						if err := b.Accept(s.Context(), req); err != nil {
+							s.Error(err)
+						}
+						mu.Lock()
+						want[req.ID] = true
+						mu.Unlock()
+					}
+				})
+			}
+			accepts.Wait()
+		}
+		accept(n)
+		st := newSteps(b)
+		s.running(b, st)
+		accept(n / 4) // while the backlog is paged in
+		for range len(want) {
+			id := within(s, "a request of the backlog", st.processed)
+			if !want[id] {
+				s.Fatalf("%s was processed twice, or is unknown", id)
+			}
+			delete(want, id)
+		}
+		s.countersMatchRows(b)
+	}},
+	{"lanes do not wait for each other", func(s *suite) {
+		b := s.backend(Options{})
+		st := newSteps(b)
+		release := make(chan struct{})
+		defer close(release)
+		st.process = func(req *tandem.Request) error {
+			if req.Lane == "cpu" {
+				<-release
+			}
+			return nil
+		}
+		s.running(b, st)
+		s.must(b.Accept(s.Context(), pending("")))
+		waiting := pending("")
+		waiting.Lane = "io"
+		s.must(b.Accept(s.Context(), waiting))
+		if got := within(s, "the other lane's request", st.processed); got != waiting.ID {
+			s.Errorf("processed %s, want %s", got, waiting.ID)
+		}
+	}},
+	{"a request that could not be started is started again", func(s *suite) {
+		b := s.backend(Options{})
+		st := &flakyStart{steps: newSteps(b)}
+		s.running(b, st)
+		req := pending("")
+		s.must(b.Accept(s.Context(), req))
+		if got := within(s, "the second start", st.processed); got != req.ID {
+			s.Errorf("processed %s, want %s", got, req.ID)
+		}
+	}},
+	{"after a restart every request that is not settled is taken up", func(s *suite) {
+		b := s.backend(Options{})
+		waiting, started, owing := pending(""), pending(""), pending("http://one.example/hook")
+		lateOwing := pending("http://two.example/hook")
+		for _, req := range []*tandem.Request{waiting, started, owing, lateOwing} {
+			s.must(b.Accept(s.Context(), req))
+		}
+		for _, req := range []*tandem.Request{started, owing, lateOwing} {
+			s.start(b, req)
+		}
+		s.must(b.Complete(s.Context(), succeed(owing)))
+		succeed(lateOwing)
+		lateOwing.Callback.NextAt = now().Add(time.Hour)
+		s.must(b.Complete(s.Context(), lateOwing))
+		syncing := processing()
+		b.Begin(syncing)
+		s.must(b.Ready(s.Context())) // so the note is on disk
+		s.must(b.Close())
+
+		b = s.backend(Options{})
+		s.countersMatchRows(b)
+		got, err := b.Request(s.Context(), syncing.ID)
+		s.must(err)
+		if got.Status != tandem.Failed || got.Failure == nil || got.Failure.Code != tandem.FailureInterrupted {
+			s.Errorf("the sync request is %s (%+v), want failed as interrupted", got.Status, got.Failure)
+		}
+		st := newSteps(b)
+		s.running(b, st)
+		processed := []string{within(s, "a process step", st.processed), within(s, "a process step", st.processed)}
+		if !sameSet(processed, waiting.ID, started.ID) {
+			s.Errorf("processed %v, want %v", processed, []string{waiting.ID, started.ID})
+		}
+		if got := within(s, "the owed callback", st.delivered); got != owing.ID {
+			s.Errorf("delivered %s, want %s", got, owing.ID)
+		}
+		select {
+		case id := <-st.delivered:
+			s.Errorf("%s was delivered before it was due", id)
+		default:
+		}
+		s.countersMatchRows(b)
+	}},
+	{"work that takes the process down is failed after three starts", func(s *suite) {
+		req := pending("http://example.com/hook")
+		for crash := range tandem.MaxStarts {
+			b := s.backend(Options{})
+			if crash == 0 {
+				s.must(b.Accept(s.Context(), req))
+			}
+			row, err := b.Request(s.Context(), req.ID)
+			s.must(err)
+			s.start(b, &row)
+			s.must(b.Close()) // with the work unfinished, as a crash leaves it
+		}
+		b := s.backend(Options{})
+		got, err := b.Request(s.Context(), req.ID)
+		s.must(err)
+		if got.Status != tandem.Failed || got.Failure == nil || got.Failure.Code != tandem.FailureCrashed {
+			s.Errorf("got %s (%+v), want failed as crashed_worker", got.Status, got.Failure)
+		}
+		st := newSteps(b)
+		st.deliver = func(req *tandem.Request) { req.Status = tandem.Failed }
+		s.running(b, st)
+		if id := within(s, "the callback that tells so", st.delivered); id != req.ID {
+			s.Errorf("delivered %s, want %s", id, req.ID)
+		}
+		s.countersMatchRows(b)
+	}},
+	{"a callback is attempted again when it is due, not before", func(s *suite) {
+		b := s.backend(Options{})
+		st := newSteps(b)
+		due := make(chan time.Time, 1)
+		tries := 0
+		st.deliver = func(req *tandem.Request) {
+			if tries++; tries == 1 {
+				at := now().Add(300 * time.Millisecond)
+				req.Status, req.Callback.State, req.Callback.NextAt = tandem.Completed, tandem.CallbackPending, at
+				due <- at
+			}
+		}
+		s.running(b, st)
+		s.must(b.Accept(s.Context(), pending("http://example.com/hook")))
+		within(s, "the first attempt", st.delivered)
+		within(s, "the second attempt", st.delivered)
+		if at := within(s, "the time", due); now().Before(at) {
+			s.Errorf("tried again %v before it was due", at.Sub(now()))
+		}
+		s.countersMatchRows(b)
+	}},
+	{"a host that admits nothing delays no other, and loses nothing", func(s *suite) {
+		b := s.backend(Options{})
+		st := newSteps(b)
+		open := make(chan struct{})
+		st.admit = func(host string) engine.Admission {
+			if strings.HasPrefix(host, "sick") {
+				select {
+				case <-open:
+				default:
+					return engine.Admission{Until: now().Add(50 * time.Millisecond)}
+				}
+			}
+			return engine.Admission{OK: true}
+		}
+		s.running(b, st)
+		const sick, healthy = 1500, 20
+		var accepts sync.WaitGroup
+		for i := range sick { // more than a host's queue holds in memory
+			accepts.Go(func() {
+				s.wantCode("accept", b.Accept(s.Context(), pending(fmt.Sprintf("http://sick.example/%d", i))), "")
+			})
+		}
+		accepts.Wait()
+		for range healthy {
+			s.must(b.Accept(s.Context(), pending("http://healthy.example/hook")))
+		}
+		for range healthy {
+			within(s, "a callback to the healthy host", st.delivered)
+		}
+		close(open)
+		seen := make(map[string]bool)
+		for range sick {
+			seen[within(s, "a callback to the host that was sick", st.delivered)] = true
+		}
+		if len(seen) != sick {
+			s.Errorf("%d different callbacks were delivered, want %d", len(seen), sick)
+		}
+		s.countersMatchRows(b)
+	}},
+	{"run waits for the steps that run, and takes up no more", func(s *suite) {
+		b := s.backend(Options{})
+		st := newSteps(b)
+		running, release := make(chan struct{}, 1), make(chan struct{})
+		st.process = func(*tandem.Request) error {
+			running <- struct{}{}
+			<-release
+			return nil
+		}
+		ctx, cancel := context.WithCancel(s.Context())
+		done := make(chan error, 1)
+		go func() { done <- b.Run(ctx, st) }()
+		s.must(b.Accept(s.Context(), pending("")))
+		within(s, "the step", running)
+		cancel()
+		late := pending("")
+		s.must(b.Accept(s.Context(), late))
+		select {
+		case <-done:
+			s.Error("run returned while a step ran")
+		default:
+		}
+		close(release)
+		s.must(within(s, "the end of run", done))
+		got, err := b.Request(s.Context(), late.ID)
+		s.must(err)
+		if got.Status != tandem.Pending {
+			s.Errorf("a request accepted after the end is %s, want pending", got.Status)
+		}
+	}},
+}
+
+// flakyStart fails the first start as a full disk would.
+type flakyStart struct {
+	*steps
+	once sync.Once
+}
+
+func (f *flakyStart) Process(ctx context.Context, req *tandem.Request) error {
+	var err error
+	f.once.Do(func() { err = &tandem.Error{Code: tandem.CodeUnavailable, Message: "storage cannot be written"} })
+	if err != nil {
+		return err
+	}
+	return f.steps.Process(ctx, req)
+}
+
+func sameSet(got []string, want ...string) bool {
+	if len(got) != len(want) {
+		return false
+	}
+	seen := make(map[string]bool)
+	for _, g := range got {
+		seen[g] = true
+	}
+	for _, w := range want {
+		if !seen[w] {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,158 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"time"
+
+	"tandem/internal/callback"
+	"tandem/internal/embedded"
+	"tandem/internal/limit"
+	"tandem/webhook"
+	"tandem/work"
+)
+
+// Mode is a set of defaults for a purpose.
+type Mode string
+
+const (
+	// Demo is for trying it out on one machine: in memory unless Database is
+	// set, no rate limit, callbacks to any port on loopback allowed.
+	Demo Mode = "demo"
+	// Production is for everything else.
+	Production Mode = "production"
+)
+
+// Rate allows N requests in any stretch of time as long as Window.
+type Rate = limit.Rate
+
+// ParseRate reads a rate such as "50/60s".
+func ParseRate(s string) (Rate, error) { return limit.ParseRate(s) }
+
+// Memory as a Database keeps nothing beyond the process.
+const Memory = embedded.Memory
+
+// ReadSecret returns the callback secret that is kept in a database, which a
+// running service may have open.
+func ReadSecret(ctx context.Context, database string) (webhook.Secret, error) {
+	return embedded.ReadSecret(ctx, database)
+}
+
+// Options say how a Server works. The zero value of each means its default,
+// which may depend on Mode.
+type Options struct {
+	Addr     string // host:port to listen on; port 0 picks one. 127.0.0.1:8000
+	Mode     Mode   // Demo
+	Database string // path of the SQLite file, or ":memory:"; requests.db in production, in memory in demo mode
+
+	Workers          int           // slots for CPU-bound work; GOMAXPROCS
+	IOConcurrency    int           // slots for waiting work; 512
+	MaxPending       int           // accepted requests that may wait to be started; 1,000,000
+	SyncQueueTimeout time.Duration // how long a sync caller waits for a slot; 2 s
+	WorkTimeout      time.Duration // ends any work; 30 s
+	DrainTimeout     time.Duration // how long Stop lets what runs finish; 30 s
+	Paused           bool          // accept and store, start no work and deliver nothing
+
+	Rounds    int             // of compute, per unit of complexity; work.DefaultRounds
+	Upstreams []work.Upstream // what the http workload may call, by name
+	Workloads []work.Kind     // further kinds of work
+
+	CallbackSecrets  []webhook.Secret // callbacks are signed with all; one is made and kept in the database
+	CallbackAttempts int              // 3 in demo mode, 8 in production
+	CallbackPerHost  int              // attempts in flight to one host; 10
+	CallbackTimeout  time.Duration    // of one attempt; 10 s
+	CallbackMaxAge   time.Duration    // past it a callback is given up; 24 h
+
+	// InsecureAllowCallbackNets opens address ranges to callbacks that the
+	// egress guard refuses otherwise: whoever may submit a request can then
+	// make this machine send a POST to any of them.
+	InsecureAllowCallbackNets []netip.Prefix
+	AllowCallbackPorts        []uint16 // beside 80 and 443
+	RequireHTTPSCallbacks     bool
+
+	Rate                Rate // POST requests per client; 50 per 60 s in production, none in demo mode
+	InsecureNoRateLimit bool // none in production either
+
+	Version string
+	Logger  *slog.Logger // discards
+}
+
+func (o Options) withDefaults() (Options, error) {
+	var faults []error
+	if o.Mode == "" {
+		o.Mode = Demo
+	}
+	var policy callback.Policy
+	switch o.Mode {
+	case Demo:
+		policy = callback.Demo
+		setDefault(&o.Database, Memory)
+	case Production:
+		policy = callback.Production
+		setDefault(&o.Database, "requests.db")
+		if !o.InsecureNoRateLimit {
+			setDefault(&o.Rate, Rate{N: 50, Window: time.Minute})
+		}
+	default:
+		faults = append(faults, fmt.Errorf("Mode must be %q or %q, is %q", Demo, Production, o.Mode))
+	}
+	setDefault(&o.Addr, "127.0.0.1:8000")
+	setDefault(&o.DrainTimeout, 30*time.Second)
+	setDefault(&o.Rounds, work.DefaultRounds)
+	setDefault(&o.CallbackAttempts, policy.Attempts)
+	setDefault(&o.CallbackMaxAge, policy.MaxAge)
+	setDefault(&o.Version, "unknown")
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.CallbackAttempts < 1 || o.CallbackAttempts > 20 {
+		faults = append(faults, fmt.Errorf("CallbackAttempts must be from 1 to 20, is %d", o.CallbackAttempts))
+	}
+	if o.Rounds < 1 {
+		faults = append(faults, fmt.Errorf("Rounds must be positive, is %d", o.Rounds))
+	}
+	for name, d := range map[string]time.Duration{"DrainTimeout": o.DrainTimeout, "CallbackTimeout": o.CallbackTimeout, "CallbackMaxAge": o.CallbackMaxAge} {
+		if d < 0 {
+			faults = append(faults, fmt.Errorf("%s must not be negative, is %v", name, d))
+		}
+	}
+	return o, errors.Join(faults...)
+}
+
+// policy is when callbacks are tried again.
+func (o *Options) policy() callback.Policy {
+	policy := callback.Demo
+	if o.Mode == Production {
+		policy = callback.Production
+	}
+	policy.Attempts, policy.MaxAge = o.CallbackAttempts, o.CallbackMaxAge
+	return policy
+}
+
+// notices tells what the options make less safe or less durable.
+func (o *Options) notices() []string {
+	var n []string
+	if o.Database == Memory {
+		n = append(n, "not durable: requests are kept in memory and are lost when the service stops")
+	}
+	if o.Mode == Demo {
+		n = append(n, "demo mode: callbacks may reach any port on loopback")
+	}
+	for _, prefix := range o.InsecureAllowCallbackNets {
+		n = append(n, "callbacks may reach "+prefix.String())
+	}
+	if o.Paused {
+		n = append(n, "paused: requests are accepted and not worked")
+	}
+	return n
+}
+
+func setDefault[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}

@@ -1,0 +1,230 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"tandem/internal/callback"
+	"tandem/internal/egress"
+	"tandem/internal/embedded"
+	"tandem/internal/engine"
+	"tandem/internal/httpapi"
+	"tandem/webhook"
+	"tandem/work"
+)
+
+// Server is one instance of the service.
+type Server struct {
+	opts     Options
+	log      *slog.Logger
+	engine   *engine.Engine
+	http     *http.Server
+	listener net.Listener
+
+	served   chan error     // what Serve returned
+	worked   chan error     // what the engine's Run returned
+	stopWork func()         // makes the engine take up no more
+	teardown []func() error // last in, first out
+}
+
+// New opens the database and puts the service together; nothing runs yet. All
+// faults in opts come back joined. Call Stop, or Run, to free what it opened.
+func New(ctx context.Context, opts Options) (_ *Server, err error) {
+	opts, err = opts.withDefaults()
+	if err != nil {
+		return nil, fmt.Errorf("server options: %w", err)
+	}
+	s := &Server{opts: opts, log: opts.Logger}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.close())
+		}
+	}()
+	registry, err := s.workloads()
+	if err != nil {
+		return nil, fmt.Errorf("workloads: %w", err)
+	}
+	guard, err := egress.New(egress.Options{
+		InsecureAllow:   opts.InsecureAllowCallbackNets,
+		AllowPorts:      opts.AllowCallbackPorts,
+		HTTPSOnly:       opts.RequireHTTPSCallbacks,
+		LoopbackAnyPort: opts.Mode == Demo,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("callback rules: %w", err)
+	}
+	metrics := prometheus.NewRegistry()
+	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+
+	backend, err := embedded.Open(ctx, opts.Database, embedded.Options{
+		MaxPending: opts.MaxPending,
+		Logger:     s.log.With("component", "embedded"),
+		Metrics:    metrics,
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.onClose(backend.Close)
+	secrets := opts.CallbackSecrets
+	if len(secrets) == 0 {
+		kept, err := backend.Secret(ctx)
+		if err != nil {
+			return nil, err
+		}
+		secrets = []webhook.Secret{kept}
+	}
+	sender := callback.NewSender(guard.Dial, callback.Options{
+		AttemptTimeout: opts.CallbackTimeout,
+		IdlePerHost:    opts.CallbackPerHost,
+		UserAgent:      "Tandem/" + opts.Version,
+	})
+	s.onClose(func() error { sender.Close(); return nil })
+
+	s.engine, err = engine.New(backend, registry, guard, sender, secrets, engine.Options{
+		Workers:          opts.Workers,
+		IOConcurrency:    opts.IOConcurrency,
+		SyncQueueTimeout: opts.SyncQueueTimeout,
+		WorkTimeout:      opts.WorkTimeout,
+		Policy:           opts.policy(),
+		PerHost:          opts.CallbackPerHost,
+		Paused:           opts.Paused,
+		Logger:           s.log.With("component", "engine"),
+		Metrics:          metrics,
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.http = &http.Server{
+		Handler: httpapi.New(s.engine, httpapi.Options{
+			Demo:     opts.Mode == Demo,
+			Rate:     opts.Rate,
+			Version:  opts.Version,
+			Notices:  opts.notices(),
+			Secrets:  secrets,
+			Logger:   s.log.With("component", "http"),
+			Registry: metrics,
+		}),
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       30 * time.Second,
+		WriteTimeout:      30 * time.Second, // routes that answer late extend it
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          slog.NewLogLogger(s.log.With("component", "http").Handler(), slog.LevelDebug),
+	}
+	return s, nil
+}
+
+func (s *Server) workloads() (*work.Registry, error) {
+	registry, err := work.Builtin(work.Options{Rounds: s.opts.Rounds, Upstreams: s.opts.Upstreams})
+	if err != nil {
+		return nil, err
+	}
+	for _, kind := range s.opts.Workloads {
+		if err := registry.Register(kind); err != nil {
+			return nil, err
+		}
+	}
+	return registry, nil
+}
+
+// Start listens, takes up what an earlier run left, and serves until Stop.
+func (s *Server) Start(ctx context.Context) error {
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.opts.Addr)
+	if err != nil {
+		return fmt.Errorf("listen on %s: %w; choose another address with Addr", s.opts.Addr, err)
+	}
+	s.listener = listener
+	s.served, s.worked = make(chan error, 1), make(chan error, 1)
+	runCtx, stopWork := context.WithCancel(context.WithoutCancel(ctx))
+	s.stopWork = stopWork
+	go func() { s.worked <- s.engine.Run(runCtx) }()
+	go func() { s.served <- s.http.Serve(listener) }()
+
+	for _, notice := range s.opts.notices() {
+		s.log.Warn(notice)
+	}
+	s.log.Info("listening", "addr", s.Addr(), "mode", s.opts.Mode, "database", s.opts.Database)
+	return nil
+}
+
+// Addr is the address the service listens on, once it has started.
+func (s *Server) Addr() string { return s.listener.Addr().String() }
+
+// Stop drains the service: from now on it refuses new requests, and /readyz
+// says so; what runs may finish until ctx ends; the rest is left on disk for
+// the next start. It returns once everything is closed.
+func (s *Server) Stop(ctx context.Context) error {
+	if s.listener == nil { // New without Start
+		return s.close()
+	}
+	s.engine.Drain()
+	s.stopWork()
+	var faults []error
+	select {
+	case err := <-s.worked:
+		faults = append(faults, err)
+	case <-ctx.Done():
+		s.engine.Halt()
+		faults = append(faults, <-s.worked)
+	}
+	if err := s.http.Shutdown(ctx); err != nil {
+		s.engine.Halt() // sync callers still wait for their work
+		late, cancel := context.WithTimeout(context.WithoutCancel(ctx), haltGrace)
+		defer cancel()
+		if err := s.http.Shutdown(late); err != nil {
+			faults = append(faults, fmt.Errorf("connections cut off: %w", err), s.http.Close())
+		}
+	}
+	if err := <-s.served; !errors.Is(err, http.ErrServerClosed) {
+		faults = append(faults, err)
+	}
+	return errors.Join(append(faults, s.close())...)
+}
+
+// haltGrace is how long answers may take once all work has been stopped.
+const haltGrace = 2 * time.Second
+
+// Run starts the service and waits: Start and Wait in one.
+func (s *Server) Run(ctx context.Context) error {
+	if err := s.Start(ctx); err != nil {
+		return errors.Join(err, s.close())
+	}
+	return s.Wait(ctx)
+}
+
+// Wait serves until ctx ends or serving fails, and then drains the service for
+// at most DrainTimeout.
+func (s *Server) Wait(ctx context.Context) error {
+	var failed error
+	select {
+	case <-ctx.Done():
+		s.log.Info("draining", "timeout", s.opts.DrainTimeout.String())
+	case failed = <-s.served:
+		s.served <- http.ErrServerClosed // Stop waits for it too
+	case failed = <-s.worked:
+		s.worked <- nil
+	}
+	drainCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.opts.DrainTimeout)
+	defer cancel()
+	return errors.Join(failed, s.Stop(drainCtx))
+}
+
+func (s *Server) onClose(f func() error) { s.teardown = append(s.teardown, f) }
+
+func (s *Server) close() error {
+	var faults []error
+	for len(s.teardown) > 0 {
+		last := len(s.teardown) - 1
+		faults = append(faults, s.teardown[last]())
+		s.teardown = s.teardown[:last]
+	}
+	return errors.Join(faults...)
+}
