@@ -34,6 +34,7 @@ var Modes = []Mode{Sync, Async}
 // Times are UTC with microsecond precision; a zero time means "not yet".
 type Request struct {
 	ID         string
+	Seq        int64  // the backend's own key, in the order of acceptance; 0 if it is not known
 	Owner      string // whose request it is; empty when callers are not told apart
 	Mode       Mode
 	Status     Status

@@ -17,7 +17,7 @@ import (
 // DefaultRounds is the cost of one unit of complexity: about 5 ms on a core of
 // 2024. The cost is counted in rounds and not in time, so that results are the
 // same on every machine.
-const DefaultRounds = 2_000_000
+const DefaultRounds = 1_400_000
 
 // Computed is the result of compute.
 type Computed struct {

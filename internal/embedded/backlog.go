@@ -15,46 +15,41 @@ const backlogCap = 1024
 // more wait than it holds, the rest is only on disk and paged in as the head is
 // used up.
 type backlog struct {
-	load func(after int64, limit int) ([]backlogged, error)
+	load func(after int64, limit int) ([]*tandem.Request, error)
 
 	mu      sync.Mutex
-	head    []backlogged
+	head    []*tandem.Request
 	last    int64 // seq of the newest that was ever in head
 	onDisk  bool  // there may be more on disk, behind last
 	skipped int   // pushes that were left to the disk, ever
 	wake    chan struct{}
 }
 
-type backlogged struct {
-	seq int64
-	req *tandem.Request
-}
-
 // newBacklog returns a queue that begins with what is on disk. load reads the
 // next page of it, in order of seq.
-func newBacklog(load func(after int64, limit int) ([]backlogged, error)) *backlog {
+func newBacklog(load func(after int64, limit int) ([]*tandem.Request, error)) *backlog {
 	return &backlog{load: load, onDisk: true, wake: make(chan struct{}, 1)}
 }
 
 // push adds a request that was just committed. Calls come in order of seq.
-func (q *backlog) push(b backlogged) {
+func (q *backlog) push(req *tandem.Request) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.onDisk || len(q.head) >= backlogCap {
 		q.onDisk = true
 		q.skipped++
 	} else {
-		q.head = append(q.head, b)
-		q.last = b.seq
+		q.head = append(q.head, req)
+		q.last = req.Seq
 	}
 	q.signal()
 }
 
 // pushFront gives back a request that could not be started.
-func (q *backlog) pushFront(b backlogged) {
+func (q *backlog) pushFront(req *tandem.Request) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.head = append([]backlogged{b}, q.head...)
+	q.head = append([]*tandem.Request{req}, q.head...)
 	q.signal()
 }
 
@@ -67,7 +62,7 @@ func (q *backlog) signal() {
 
 // pop waits for the next request. It returns an error if the disk could not be
 // read, or ctx's when that ends. Only one goroutine may pop.
-func (q *backlog) pop(ctx context.Context) (backlogged, error) {
+func (q *backlog) pop(ctx context.Context) (*tandem.Request, error) {
 	for {
 		next, onDisk, ok := q.take()
 		if ok {
@@ -75,26 +70,26 @@ func (q *backlog) pop(ctx context.Context) (backlogged, error) {
 		}
 		if onDisk {
 			if err := q.page(); err != nil {
-				return backlogged{}, err
+				return nil, err
 			}
 			continue
 		}
 		select {
 		case <-q.wake:
 		case <-ctx.Done():
-			return backlogged{}, ctx.Err()
+			return nil, ctx.Err()
 		}
 	}
 }
 
-func (q *backlog) take() (next backlogged, onDisk, ok bool) {
+func (q *backlog) take() (next *tandem.Request, onDisk, ok bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if len(q.head) == 0 {
-		return backlogged{}, q.onDisk, false
+		return nil, q.onDisk, false
 	}
 	next = q.head[0]
-	q.head[0] = backlogged{}
+	q.head[0] = nil
 	q.head = q.head[1:]
 	return next, q.onDisk, true
 }
@@ -114,7 +109,7 @@ func (q *backlog) page() error {
 	defer q.mu.Unlock()
 	q.head = append(q.head, page...)
 	if len(page) > 0 {
-		q.last = page[len(page)-1].seq
+		q.last = page[len(page)-1].Seq
 	}
 	if len(page) < backlogCap && q.skipped == skipped {
 		q.onDisk = false

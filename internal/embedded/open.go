@@ -102,7 +102,7 @@ func Open(ctx context.Context, path string, opts Options) (_ *Backend, err error
 	}
 	b.backlogs = make(map[string]*backlog)
 	for _, lane := range lanes {
-		b.backlogs[lane] = newBacklog(func(after int64, limit int) ([]backlogged, error) {
+		b.backlogs[lane] = newBacklog(func(after int64, limit int) ([]*tandem.Request, error) {
 			return b.pendingAfter(context.Background(), lane, after, limit)
 		})
 	}
@@ -242,9 +242,9 @@ func (b *Backend) recover(ctx context.Context) error {
 	}
 	for _, req := range left {
 		if req.Mode == tandem.Async && req.Starts < tandem.MaxStarts {
-			err = b.requeue(ctx, &req, 0)
+			err = b.requeue(ctx, req, 0)
 		} else {
-			err = b.Complete(ctx, interrupted(&req, b.now()))
+			err = b.Complete(ctx, interrupted(req, b.now()))
 		}
 		if err != nil {
 			return fmt.Errorf("take up %s: %w", req.ID, err)

@@ -19,7 +19,7 @@ const requestColumns = `seq, id, owner, mode, status, lane, workload, complexity
 	callback_url, callback_state, attempts, max_attempts, next_attempt_at, last_status, last_error,
 	created_at, started_at, worked_at, starts, epoch`
 
-func scanRequest(row interface{ Scan(...any) error }) (seq int64, req tandem.Request, err error) {
+func scanRequest(row interface{ Scan(...any) error }) (req tandem.Request, err error) {
 	var (
 		result, failureCode, failureMessage, callbackURL sql.NullString
 		failureUpstream, next, started, worked           sql.NullInt64
@@ -27,12 +27,12 @@ func scanRequest(row interface{ Scan(...any) error }) (seq int64, req tandem.Req
 		created                                          int64
 	)
 	cb := &req.Callback
-	err = row.Scan(&seq, &req.ID, &req.Owner, &req.Mode, &req.Status, &req.Lane, &req.Workload, &req.Complexity, &data, &result,
+	err = row.Scan(&req.Seq, &req.ID, &req.Owner, &req.Mode, &req.Status, &req.Lane, &req.Workload, &req.Complexity, &data, &result,
 		&failureCode, &failureMessage, &failureUpstream,
 		&callbackURL, &cb.State, &cb.Attempts, &cb.MaxAttempts, &next, &cb.LastStatus, &cb.LastError,
 		&created, &started, &worked, &req.Starts, &req.Epoch)
 	if err != nil {
-		return 0, req, err
+		return req, err
 	}
 	req.Data = []byte(data)
 	if result.Valid {
@@ -47,12 +47,12 @@ func scanRequest(row interface{ Scan(...any) error }) (seq int64, req tandem.Req
 	}
 	cb.URL, cb.NextAt = callbackURL.String, fromMicros(next)
 	req.CreatedAt, req.StartedAt, req.WorkedAt = time.UnixMicro(created).UTC(), fromMicros(started), fromMicros(worked)
-	return seq, req, nil
+	return req, nil
 }
 
 // Request implements engine.Store.
 func (b *Backend) Request(ctx context.Context, id string) (tandem.Request, error) {
-	_, req, err := scanRequest(b.read.QueryRowContext(ctx, `SELECT `+requestColumns+` FROM requests WHERE id = ?`, id))
+	req, err := scanRequest(b.read.QueryRowContext(ctx, `SELECT `+requestColumns+` FROM requests WHERE id = ?`, id))
 	if errors.Is(err, sql.ErrNoRows) {
 		return req, errNotFound
 	}
@@ -89,11 +89,11 @@ func (b *Backend) Requests(ctx context.Context, q engine.Query) (engine.Page, er
 			page.Next = strconv.FormatInt(last, 36)
 			break
 		}
-		seq, req, err := scanRequest(rows)
+		req, err := scanRequest(rows)
 		if err != nil {
 			return engine.Page{}, fmt.Errorf("list requests: %w", err)
 		}
-		last = seq
+		last = req.Seq
 		page.Requests = append(page.Requests, req)
 	}
 	if err := rows.Err(); err != nil {
@@ -194,16 +194,10 @@ func (b *Backend) Backlog(ctx context.Context) (n int, oldest time.Time, err err
 }
 
 // pendingAfter returns the next requests of a lane's backlog.
-func (b *Backend) pendingAfter(ctx context.Context, lane string, after int64, limit int) ([]backlogged, error) {
-	var page []backlogged
-	err := b.each(ctx, `
+func (b *Backend) pendingAfter(ctx context.Context, lane string, after int64, limit int) ([]*tandem.Request, error) {
+	page, err := b.queryRequests(ctx, `
 		SELECT `+requestColumns+` FROM requests
-		WHERE lane = ? AND status = 'pending' AND seq > ? ORDER BY seq LIMIT ?`, []any{lane, after, limit},
-		func(rows *sql.Rows) error {
-			seq, req, err := scanRequest(rows)
-			page = append(page, backlogged{seq, &req})
-			return err
-		})
+		WHERE lane = ? AND status = 'pending' AND seq > ? ORDER BY seq LIMIT ?`, lane, after, limit)
 	if err != nil {
 		return nil, fmt.Errorf("read backlog: %w", err)
 	}
@@ -255,11 +249,11 @@ func (b *Backend) owedHosts(ctx context.Context) ([]string, error) {
 	return hosts, nil
 }
 
-func (b *Backend) queryRequests(ctx context.Context, query string, args ...any) ([]tandem.Request, error) {
-	var all []tandem.Request
+func (b *Backend) queryRequests(ctx context.Context, query string, args ...any) ([]*tandem.Request, error) {
+	var all []*tandem.Request
 	err := b.each(ctx, query, args, func(rows *sql.Rows) error {
-		_, req, err := scanRequest(rows)
-		all = append(all, req)
+		req, err := scanRequest(rows)
+		all = append(all, &req)
 		return err
 	})
 	return all, err

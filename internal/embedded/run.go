@@ -8,18 +8,12 @@ import (
 
 	"tandem"
 	"tandem/internal/engine"
+	"tandem/work"
 )
 
 // lanes are the kinds of slots; each has a backlog of its own, so that waiting
 // work is not held up behind CPU-bound work.
-var lanes = []string{"cpu", "io"}
-
-func laneOf(req *tandem.Request) string {
-	if req.Lane == lanes[1] {
-		return lanes[1]
-	}
-	return lanes[0]
-}
+var lanes = []string{work.CPU.String(), work.Waits.String()}
 
 // inStep bounds the requests of one lane that are between leaving the backlog
 // and having their outcome on disk.
@@ -69,7 +63,7 @@ func (r *runner) work(ctx context.Context, lane string) {
 		case <-ctx.Done():
 			return
 		}
-		next, err := queue.pop(ctx)
+		req, err := queue.pop(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return
@@ -78,9 +72,9 @@ func (r *runner) work(ctx context.Context, lane string) {
 			pause(ctx, time.Second)
 			<-room
 			continue
-		case next.req.Starts > 0:
+		case req.Starts > 0:
 			r.running.Go(func() {
-				r.processSuspect(ctx, lane, next)
+				r.processSuspect(ctx, lane, req)
 				<-room
 			})
 			continue
@@ -89,7 +83,7 @@ func (r *runner) work(ctx context.Context, lane string) {
 			return
 		}
 		r.running.Go(func() {
-			r.process(ctx, lane, next)
+			r.process(ctx, lane, req)
 			<-room
 		})
 	}
@@ -98,7 +92,7 @@ func (r *runner) work(ctx context.Context, lane string) {
 // processSuspect runs a request whose earlier start was interrupted, by a crash
 // that it may have caused. Suspects run one at a time: so the one that takes
 // the process down does not use up the starts of the others.
-func (r *runner) processSuspect(ctx context.Context, lane string, next backlogged) {
+func (r *runner) processSuspect(ctx context.Context, lane string, req *tandem.Request) {
 	select {
 	case r.suspects <- struct{}{}:
 		defer func() { <-r.suspects }()
@@ -106,26 +100,26 @@ func (r *runner) processSuspect(ctx context.Context, lane string, next backlogge
 		return
 	}
 	if r.steps.Reserve(ctx, lane) == nil {
-		r.process(ctx, lane, next)
+		r.process(ctx, lane, req)
 	}
 }
 
 // process runs the step of one request, and hands on the callback it owes.
-func (r *runner) process(ctx context.Context, lane string, next backlogged) {
-	err := r.steps.Process(r.stepCtx, next.req)
+func (r *runner) process(ctx context.Context, lane string, req *tandem.Request) {
+	err := r.steps.Process(r.stepCtx, req)
 	switch {
 	case err == nil:
-		if !next.req.Callback.NextAt.IsZero() {
-			r.backend.deliveries.push(next.req)
+		if !req.Callback.NextAt.IsZero() {
+			r.backend.deliveries.push(req)
 		}
 	case tandem.CodeOf(err) == tandem.CodeConflict:
 		// It was cancelled or has expired: nothing is left to do.
-	case next.req.Status == tandem.Pending && ctx.Err() == nil:
-		r.backend.log.Error("a request could not be started, trying again", "request_id", next.req.ID, "error", err)
+	case req.Status == tandem.Pending && ctx.Err() == nil:
+		r.backend.log.Error("a request could not be started, trying again", "request_id", req.ID, "error", err)
 		pause(ctx, time.Second)
-		r.backend.backlogs[lane].pushFront(next)
+		r.backend.backlogs[lane].pushFront(req)
 	case ctx.Err() == nil:
-		r.backend.log.Error("a request could not be finished; a restart takes it up", "request_id", next.req.ID, "error", err)
+		r.backend.log.Error("a request could not be finished; a restart takes it up", "request_id", req.ID, "error", err)
 	}
 }
 

@@ -11,27 +11,27 @@ import (
 
 // Accept implements engine.Store.
 func (b *Backend) Accept(ctx context.Context, req *tandem.Request) error {
-	var seq int64
+	row := *req // the caller may be gone by the time it is written
 	outcome := make(chan error, 1)
 	err := b.post(ctx, &write{
 		apply: func(t *transaction) error {
 			if t.pending >= t.maxPending {
 				return &tandem.Error{Code: tandem.CodeBusy, Message: "the backlog is full", RetryAfter: 5 * time.Second}
 			}
-			result, err := t.insert.Exec(insertArgs(req)...)
+			result, err := t.insert.Exec(insertArgs(&row)...)
 			if err != nil {
 				return err
 			}
-			t.count(req, tandem.Pending, req.Callback.State, +1)
-			seq, err = result.LastInsertId() // ids are ours and random: no conflict
+			t.count(&row, tandem.Pending, row.Callback.State, +1)
+			row.Seq, err = result.LastInsertId() // ids are ours and random: no conflict
 			return err
 		},
 		done: func(err error) {
 			if err == nil {
 				// On the writer's goroutine, so that the backlog sees requests
-				// in the order of seq. It gets a copy: the caller has its own.
-				queued := *req
-				b.backlogs[laneOf(req)].push(backlogged{seq, &queued})
+				// in the order of Seq. It gets a copy to work on.
+				queued := row
+				b.backlogs[row.Lane].push(&queued)
 			}
 			outcome <- err
 		},
@@ -41,6 +41,9 @@ func (b *Backend) Accept(ctx context.Context, req *tandem.Request) error {
 	}
 	select {
 	case err := <-outcome:
+		if err == nil {
+			req.Seq = row.Seq
+		}
 		return err
 	case <-ctx.Done():
 		return &tandem.Error{Code: tandem.CodeUnknown, Message: "the caller left before the request was committed", Err: ctx.Err()}
@@ -198,7 +201,7 @@ func insertArgs(req *tandem.Request) []any {
 		code, message, upstream = string(f.Code), f.Message, f.Upstream
 	}
 	return []any{
-		req.ID, req.Owner, string(req.Mode), string(req.Status), laneOf(req), req.Workload, req.Complexity, string(req.Data),
+		req.ID, req.Owner, string(req.Mode), string(req.Status), req.Lane, req.Workload, req.Complexity, string(req.Data),
 		url, host, string(cb.State), cb.MaxAttempts,
 		micros(req.CreatedAt), micros(req.StartedAt), req.Starts, req.Epoch,
 		micros(req.WorkedAt), text(req.Result), code, message, upstream,
