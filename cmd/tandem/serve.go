@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"time"
 
 	"golang.org/x/term"
@@ -59,6 +60,11 @@ func (c *serveCmd) Run(ctx context.Context) error {
 	// With one P more than workers the kernel shares the cores out instead:
 	// see docs/decisions/0004-a-spare-processor.md.
 	runtime.GOMAXPROCS(opts.Workers + 1)
+	// The heap is small - what waits is on disk - so that collecting it at
+	// every doubling would cost more processor time than it saves memory.
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(400)
+	}
 
 	s, err := server.New(ctx, opts)
 	if err != nil {
