@@ -109,14 +109,14 @@ func (o Options) withDefaults() (Options, error) {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	if o.CallbackAttempts < 1 || o.CallbackAttempts > 20 {
-		faults = append(faults, fmt.Errorf("CallbackAttempts must be from 1 to 20, is %d", o.CallbackAttempts))
+		faults = append(faults, fmt.Errorf("option CallbackAttempts must be from 1 to 20, is %d", o.CallbackAttempts))
 	}
 	if o.Rounds < 1 {
-		faults = append(faults, fmt.Errorf("Rounds must be positive, is %d", o.Rounds))
+		faults = append(faults, fmt.Errorf("option Rounds must be positive, is %d", o.Rounds))
 	}
 	for name, d := range map[string]time.Duration{"DrainTimeout": o.DrainTimeout, "CallbackTimeout": o.CallbackTimeout, "CallbackMaxAge": o.CallbackMaxAge} {
 		if d < 0 {
-			faults = append(faults, fmt.Errorf("%s must not be negative, is %v", name, d))
+			faults = append(faults, fmt.Errorf("option %s must not be negative, is %v", name, d))
 		}
 	}
 	return o, errors.Join(faults...)

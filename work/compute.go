@@ -21,21 +21,28 @@ const DefaultRounds = 1_400_000
 
 // Computed is the result of compute.
 type Computed struct {
-	Sum        float64 `json:"sum"`        // of the values, clamped to the finite
-	Product    float64 `json:"product"`    // of the values, clamped to the finite
+	Sum        float64 `json:"sum"`        // of the values, see Compute
+	Product    float64 `json:"product"`    // of the values, see Compute
 	Operations int     `json:"operations"` // complexity times the number of values
 	Checksum   string  `json:"checksum"`   // 16 hex digits that take every round to find
 }
 
-// Compute is work that burns CPU: rounds of integer mixing for every unit of
-// complexity. Its result depends on the data and the complexity only, and is
-// the same on every platform: the rounds are integers, and the few floating
-// point operations are rounded one by one.
+// Compute is work that burns CPU: so many rounds of integer mixing for every
+// unit of complexity, however many values there are. Its result depends on the
+// data, the complexity and the rounds only, and is the same on every platform.
 //
 // The values are all numbers in the data, depth first and with the keys of an
-// object sorted; if there are none, three numbers from 1 to 1000 taken from the
-// SHA-256 of the data. What exceeds the range of a float64 is clamped to its
-// largest number, because JSON knows no infinity.
+// object in the order of their bytes. If there are none, they are three numbers
+// from 1 to 1000, taken from the SHA-256 of the canonical data: its JSON with
+// sorted keys, without spaces, and with the digits of numbers as they were sent.
+//
+// Sum and product are taken in that order in float64. What leaves its range, be
+// it a value such as 1e400 or a step of the way, is clamped to the largest
+// finite number of its sign, because JSON knows no infinity. So a product that
+// reads 1.7976931348623157e+308 means "at least this".
+//
+// The checksum begins with the SHA-256 and the complexity, and every round
+// mixes the outcome of the one before: there is no way to it but all of them.
 func Compute(rounds int) Kind {
 	return Kind{
 		Name:    "compute",
@@ -52,22 +59,24 @@ func compute(ctx context.Context, in Input, rounds int) (json.RawMessage, error)
 	if err != nil {
 		return nil, err
 	}
-	digest, err := digest(tree)
+	sha, err := digest(tree)
 	if err != nil {
 		return nil, err
 	}
 	values := numbers(tree, nil)
 	if len(values) == 0 {
 		for i := range 3 {
-			values = append(values, float64(binary.BigEndian.Uint32(digest[8+4*i:])%1000+1))
+			values = append(values, float64(binary.BigEndian.Uint32(sha[8+4*i:])%1000+1))
 		}
 	}
 	sum, product := 0.0, 1.0
 	for _, v := range values {
-		sum = finite(float64(sum + v)) // the conversions forbid fused operations
+		// A conversion rounds, which forbids the compiler to fuse operations
+		// (Go specification, "Floating-point operators").
+		sum = finite(float64(sum + v))
 		product = finite(float64(product * v))
 	}
-	state, err := mix(ctx, binary.BigEndian.Uint64(digest[:])+uint64(in.Complexity), in.Complexity*rounds)
+	state, err := mix(ctx, binary.BigEndian.Uint64(sha[:])+uint64(in.Complexity), in.Complexity*rounds)
 	if err != nil {
 		return nil, err
 	}
@@ -79,12 +88,12 @@ func compute(ctx context.Context, in Input, rounds int) (json.RawMessage, error)
 	})
 }
 
-// lookUp is how many rounds go by between looks at the context: some 40 us.
+// lookUp is how many rounds go by between looks at the context: some 60 us.
 const lookUp = 1 << 14
 
-// mix runs so many rounds of the finaliser of SplitMix64 (Steele, Lea and
-// Flood, "Fast splittable pseudorandom number generators", 2014), each on the
-// outcome of the one before.
+// mix runs so many rounds, each on the outcome of the one before. A round is
+// SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number
+// generators", 2014). It ends early, with the cause, when ctx does.
 func mix(ctx context.Context, x uint64, rounds int) (uint64, error) {
 	for rounds > 0 {
 		if ctx.Err() != nil {
@@ -116,17 +125,22 @@ func parse(data json.RawMessage) (any, error) {
 }
 
 // digest is the SHA-256 of the canonical form: no spaces, keys sorted, numbers
-// as they were written.
+// as they were written, and nothing escaped for the sake of HTML.
 func digest(tree any) ([sha256.Size]byte, error) {
-	canonical, err := json.Marshal(tree)
-	return sha256.Sum256(canonical), err
+	var canonical bytes.Buffer
+	encoder := json.NewEncoder(&canonical)
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(tree); err != nil {
+		return [sha256.Size]byte{}, fmt.Errorf("write canonical data: %w", err)
+	}
+	return sha256.Sum256(bytes.TrimSuffix(canonical.Bytes(), []byte("\n"))), nil
 }
 
 // numbers appends all numbers of the tree to values.
 func numbers(tree any, values []float64) []float64 {
 	switch t := tree.(type) {
 	case json.Number:
-		v, _ := strconv.ParseFloat(t.String(), 64) // out of range gives an infinity, which is clamped
+		v, _ := strconv.ParseFloat(t.String(), 64) // its one error, out of range, comes with an infinity
 		values = append(values, finite(v))
 	case []any:
 		for _, element := range t {

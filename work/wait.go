@@ -11,6 +11,8 @@ import (
 const WaitUnit = 10 * time.Millisecond
 
 // Wait is work that waits and needs no CPU, as a call to something slow does.
+// Its result is {"waited_ms": the time that was asked for}, so it is the same
+// every time.
 func Wait() Kind {
 	return Kind{
 		Name:    "wait",
@@ -22,25 +24,6 @@ func Wait() Kind {
 				return nil, err
 			}
 			return fmt.Appendf(nil, `{"waited_ms":%d}`, d.Milliseconds()), nil
-		},
-	}
-}
-
-// Mixed is wait and then compute, as an endpoint that asks a database and then
-// renders. It counts as waiting work: it spends most of its time there, and
-// slots for CPU-bound work would stand idle meanwhile. So more of it computes
-// at once than there are cores, and shares them, as in any server of that kind.
-func Mixed(rounds int) Kind {
-	computing, waiting := Compute(rounds), Wait()
-	return Kind{
-		Name:    "mixed",
-		Summary: "waits, then burns CPU",
-		Class:   Waits,
-		Func: func(ctx context.Context, in Input) (json.RawMessage, error) {
-			if _, err := waiting.Func(ctx, in); err != nil {
-				return nil, err
-			}
-			return computing.Func(ctx, in)
 		},
 	}
 }

@@ -13,9 +13,9 @@ import (
 	"slices"
 )
 
-// Input is what a Func works on.
+// Input is what a Func works on. A Func must not change Data.
 type Input struct {
-	Data       json.RawMessage // a JSON object, as the caller sent it
+	Data       json.RawMessage // a JSON object, digit for digit as the caller sent it
 	Complexity int             // how much work to do, from 1
 }
 
@@ -24,7 +24,8 @@ type Input struct {
 // the caller left, or when the request was cancelled. It may be called at once
 // from many goroutines, and more than once for the same request: a crash
 // between the work and the record of its outcome repeats it. An error or a
-// panic fails that request and nothing else.
+// panic fails that request and nothing else; the error's text is shown to the
+// caller.
 type Func func(ctx context.Context, in Input) (json.RawMessage, error)
 
 // Class says what a kind of work spends its time on, and with that how many
@@ -51,14 +52,15 @@ type Kind struct {
 	Class   Class
 	Func    Func
 
-	// Check, if not nil, refuses an input at submission, before anything is
-	// stored. Its error is shown to the caller. It must be quick.
+	// Check, if not nil, refuses an input at submission, with a 422 and before
+	// anything is stored. Its error is shown to the caller. It must be quick.
+	// A nil Check lets any object through.
 	Check func(Input) error
 }
 
 // Registry is the kinds of work that can be asked for, by name. The zero
-// Registry is empty and ready to use. Register before the first Lookup: it is
-// not safe beside others.
+// Registry is empty and ready to use. Looking up is safe for concurrent use;
+// registering is not, and comes before it.
 type Registry struct {
 	kinds map[string]Kind
 }
@@ -66,11 +68,13 @@ type Registry struct {
 var kindName = regexp.MustCompile(`^[a-z][a-z0-9_-]{0,63}$`)
 
 // Register adds a kind. It returns an error, and adds nothing, if the name is
-// malformed or taken or there is no Func.
+// malformed or taken, the class unknown, or there is no Func.
 func (r *Registry) Register(k Kind) error {
 	switch {
 	case !kindName.MatchString(k.Name):
 		return fmt.Errorf("workload %q: a name is lower-case letters, digits, - and _, beginning with a letter", k.Name)
+	case k.Class != CPU && k.Class != Waits:
+		return fmt.Errorf("workload %q: the class must be CPU or Waits, is %d", k.Name, int(k.Class))
 	case k.Func == nil:
 		return fmt.Errorf("workload %q has no Func", k.Name)
 	}
@@ -104,12 +108,12 @@ func (r *Registry) Kinds() []Kind {
 
 // Options of the built-in kinds. The zero value of each means its default.
 type Options struct {
-	Rounds    int // of compute and mixed, per unit of complexity; DefaultRounds
-	Upstreams []Upstream
+	Rounds    int        // of compute and mixed, per unit of complexity; DefaultRounds
+	Upstreams []Upstream // for http; without any there is no http
 }
 
 // Builtin returns a registry of compute, wait and mixed, and of http if there
-// are upstreams for it to call.
+// are upstreams for it to call. More kinds can be registered with it.
 func Builtin(o Options) (*Registry, error) {
 	if o.Rounds < 0 {
 		return nil, fmt.Errorf("rounds must not be negative, are %d", o.Rounds)
@@ -130,5 +134,8 @@ func Builtin(o Options) (*Registry, error) {
 		}
 		faults = append(faults, err)
 	}
-	return r, errors.Join(faults...)
+	if err := errors.Join(faults...); err != nil {
+		return nil, err
+	}
+	return r, nil
 }

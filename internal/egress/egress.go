@@ -11,7 +11,6 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
-	"time"
 )
 
 // Options say what callbacks may reach. The zero Options are for production:
@@ -19,13 +18,16 @@ import (
 type Options struct {
 	// InsecureAllow opens address ranges that are refused otherwise. Whoever
 	// may submit a request can then make this machine connect to any address
-	// in them. Ports are judged as everywhere else.
+	// in them. It opens no port: those are judged as everywhere else. Names
+	// that are refused because they lead inward pass CheckURL as soon as any
+	// range is open, since only the DNS knows whether they lead into it, and
+	// Dial decides; localhost passes only if loopback is open.
 	InsecureAllow []netip.Prefix
 
 	AllowPorts []uint16 // beside 80 and 443
 	HTTPSOnly  bool
 
-	// LoopbackAnyPort opens loopback, by address and as localhost, on every
+	// LoopbackAnyPort opens 127.0.0.0/8, ::1 and the name localhost, on every
 	// port: for trying the service out on one machine.
 	LoopbackAnyPort bool
 
@@ -36,13 +38,19 @@ type Options struct {
 	Resolver *net.Resolver // the system's
 }
 
-// Denied is why a callback may not go where it wants to. It is an error.
+// Denied is why a callback may not go where it wants to. It is an error, and
+// the verdict of both looks.
 type Denied struct {
-	Rule   string // what is refused, such as "loopback"; stable
-	Reason string // the same for people, with the way out
+	// Rule is what was broken, stable and in snake case. Of the URL: characters,
+	// malformed, scheme, host, userinfo, port, zone, address. Of names:
+	// host_name, ipv4_form, metadata_host, loopback, private_name, single_label.
+	// Of addresses: not_global, ipv4_in_ipv6, and the rules of the table in
+	// addresses.go. Of Dial: network.
+	Rule   string
+	Reason string // the same for people, with the way out if there is one
 }
 
-func (d *Denied) Error() string { return d.Reason }
+func (d *Denied) Error() string { return d.Reason + " (rule " + d.Rule + ")" }
 
 // EgressDenied marks the error for those who sort errors without importing
 // this package.
@@ -54,9 +62,10 @@ func deny(rule, format string, args ...any) *Denied {
 
 // Guard decides what callbacks may reach. It is safe for concurrent use.
 type Guard struct {
-	opts   Options
-	ports  []uint16
-	dialer net.Dialer
+	opts         Options
+	ports        []uint16 // sorted
+	loopbackOpen bool
+	dialer       net.Dialer
 }
 
 // New returns a Guard. All faults in opts come back joined.
@@ -66,52 +75,136 @@ func New(opts Options) (*Guard, error) {
 		if !prefix.IsValid() {
 			faults = append(faults, errors.New("a range to allow is not valid; write it as 10.1.0.0/16"))
 		} else if prefix.Addr().Is4In6() {
-			faults = append(faults, fmt.Errorf("the range %v is IPv4 in IPv6; write it as IPv4", prefix))
+			faults = append(faults, fmt.Errorf("the range %v is IPv4 in IPv6 and would open nothing; write it as IPv4", prefix))
 		}
 	}
 	if slices.Contains(opts.AllowPorts, 0) {
 		faults = append(faults, errors.New("port 0 cannot be allowed"))
 	}
+	if err := errors.Join(faults...); err != nil {
+		return nil, err
+	}
+	opts.InsecureAllow = slices.Clone(opts.InsecureAllow)
 	g := &Guard{opts: opts, ports: append([]uint16{80, 443}, opts.AllowPorts...)}
+	slices.Sort(g.ports)
+	g.ports = slices.Compact(g.ports)
+	g.loopbackOpen = opts.LoopbackAnyPort || slices.ContainsFunc(opts.InsecureAllow, func(p netip.Prefix) bool {
+		return slices.ContainsFunc(loopbacks, p.Overlaps)
+	})
 	g.dialer = net.Dialer{
 		Resolver: opts.Resolver,
-		Timeout:  10 * time.Second,
 		ControlContext: func(_ context.Context, _, address string, _ syscall.RawConn) error {
-			return g.control(address)
+			return g.checkSocket(address)
 		},
 	}
-	return g, errors.Join(faults...)
+	return g, nil
 }
 
-// Dial connects like net.Dialer.DialContext, to an address that the guard
-// allows. It judges every address as it is about to be connected to, and its
-// error wraps a *Denied if it was for that that no connection came about.
-func (g *Guard) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
-	return g.dialer.DialContext(ctx, network, addr)
-}
-
-// control judges an address that a socket is about to be connected to.
-func (g *Guard) control(address string) error {
-	addr, err := netip.ParseAddrPort(address)
-	if err != nil {
-		return deny("address", "the address cannot be read")
+// CheckURL judges a callback URL by its text, without asking the DNS. It
+// returns the parsed URL with its host in lower case and without a trailing
+// dot, all else as it was written, or a *Denied that names the rule it breaks.
+// A URL that passes may still be refused when its host has been resolved.
+func (g *Guard) CheckURL(raw string) (*url.URL, error) {
+	for _, c := range []byte(raw) {
+		if c <= ' ' || c == '\\' || c == 0x7f { // what parsers of URLs disagree about
+			return nil, deny("characters", "the URL has spaces, control characters or backslashes in it")
+		}
 	}
-	if denied := g.CheckAddr(addr); denied != nil {
+	u, err := url.Parse(raw)
+	if err != nil {
+		return nil, deny("malformed", "the URL cannot be parsed")
+	}
+	switch {
+	case u.Scheme != "http" && u.Scheme != "https":
+		return nil, deny("scheme", "the URL must begin with https:// or http://")
+	case g.opts.HTTPSOnly && u.Scheme != "https":
+		return nil, deny("scheme", "the URL must begin with https://")
+	case u.User != nil: // even an empty one
+		return nil, deny("userinfo", "the URL must not carry a user name or password")
+	case u.Hostname() == "":
+		return nil, deny("host", "the URL has no host")
+	}
+	for _, c := range []byte(u.Host) {
+		if c >= 0x80 { // before lower case: that of the Kelvin sign is k
+			return nil, deny("host_name", "the host must be in ASCII; write other names in punycode")
+		}
+	}
+	u.Host = strings.ToLower(u.Host)
+	port, denied := portOf(u)
+	if denied == nil {
+		denied = g.checkHost(u, port)
+	}
+	if denied != nil {
+		return nil, denied
+	}
+	return u, nil
+}
+
+func portOf(u *url.URL) (uint16, *Denied) {
+	text := u.Port()
+	if text == "" && !strings.HasSuffix(u.Host, ":") {
+		if u.Scheme == "https" {
+			return 443, nil
+		}
+		return 80, nil
+	}
+	n, err := strconv.ParseUint(text, 10, 16)
+	if err != nil || text[0] == '0' {
+		return 0, deny("port", "the port must be a number from 1 to 65535, without leading zeros")
+	}
+	return uint16(n), nil
+}
+
+// checkHost judges the host and port of a URL, and takes a name's trailing dot
+// away.
+func (g *Guard) checkHost(u *url.URL, port uint16) *Denied {
+	host := u.Hostname()
+	ip, err := netip.ParseAddr(host)
+	switch bracketed := strings.HasPrefix(u.Host, "["); {
+	case strings.Contains(host, "%"):
+		return deny("zone", "the address must not have a zone")
+	case bracketed && (err != nil || !ip.Is6()), !bracketed && err == nil && !ip.Is4():
+		return deny("address", "an IPv6 address stands in brackets, and nothing else does")
+	case ip.Is4In6():
+		return deny("ipv4_in_ipv6", "write an IPv4 address as such, not inside of an IPv6 address")
+	case err == nil:
+		return g.verdict(ip, port)
+	}
+	if name, dotted := strings.CutSuffix(host, "."); dotted {
+		if endsInNumber(name[strings.LastIndexByte(name, '.')+1:]) {
+			return deny("ipv4_form", "an IPv4 address has no dot at its end")
+		}
+		u.Host = name + strings.TrimPrefix(u.Host, host)
+		host = name
+	}
+	if denied := g.checkName(host); denied != nil {
+		return denied
+	}
+	if g.opts.LoopbackAnyPort && host == "localhost" {
+		return nil
+	}
+	return g.checkPort(port)
+}
+
+// CheckAddr judges an address and port. It returns a *Denied, or nil if they
+// may be reached. An IPv4-mapped address is judged as the IPv4 address that a
+// socket would connect to, and a zone changes nothing.
+func (g *Guard) CheckAddr(addr netip.AddrPort) error {
+	if denied := g.verdict(addr.Addr(), addr.Port()); denied != nil {
 		return denied
 	}
 	return nil
 }
 
-// CheckAddr judges an address and port. It returns nil if it may be reached.
-func (g *Guard) CheckAddr(addr netip.AddrPort) *Denied {
-	ip := addr.Addr().Unmap().WithZone("")
+func (g *Guard) verdict(ip netip.Addr, port uint16) *Denied {
+	ip = ip.Unmap().WithZone("")
 	if g.opts.LoopbackAnyPort && ip.IsLoopback() {
 		return nil
 	}
-	if denied := g.checkPort(addr.Port()); denied != nil {
+	if denied := g.checkIP(ip); denied != nil {
 		return denied
 	}
-	return g.checkIP(ip)
+	return g.checkPort(port)
 }
 
 func (g *Guard) checkIP(ip netip.Addr) *Denied {
@@ -134,79 +227,23 @@ func (g *Guard) checkPort(port uint16) *Denied {
 	return nil
 }
 
-// CheckURL judges a callback URL by its text, without asking the DNS. It
-// returns the parsed URL, or a *Denied that names the rule it breaks. A URL
-// that passes may still be refused when its host has been resolved.
-func (g *Guard) CheckURL(raw string) (*url.URL, error) {
-	for _, c := range []byte(raw) {
-		if c <= ' ' || c == '\\' || c == 0x7f {
-			return nil, deny("characters", "the URL has spaces, control characters or backslashes in it")
-		}
+// Dial connects over TCP like net.Dialer.DialContext, to an address that the
+// guard allows. Every address that a name resolves to is judged as a socket is
+// about to be connected to it, and those that are refused get no packet. If
+// none connects and the first was refused, the error wraps a *Denied.
+func (g *Guard) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	switch network {
+	case "tcp", "tcp4", "tcp6":
+		return g.dialer.DialContext(ctx, network, addr)
 	}
-	u, err := url.Parse(raw)
-	if err != nil {
-		return nil, deny("malformed", "not a URL")
-	}
-	switch {
-	case u.Scheme != "http" && u.Scheme != "https":
-		return nil, deny("scheme", "the URL must begin with https:// or http://")
-	case g.opts.HTTPSOnly && u.Scheme != "https":
-		return nil, deny("scheme", "the URL must begin with https://")
-	case u.Opaque != "" || u.Host == "":
-		return nil, deny("host", "the URL has no host")
-	case u.User != nil:
-		return nil, deny("userinfo", "the URL must not carry a user name or password")
-	}
-	host, port, denied := splitHost(u)
-	if denied == nil {
-		denied = g.checkHost(host, port)
-	}
-	if denied != nil {
-		return nil, denied
-	}
-	return u, nil
+	return nil, deny("network", "callbacks go over TCP, not %s", network)
 }
 
-// splitHost returns the host, in lower case and without a trailing dot or
-// brackets, and the port.
-func splitHost(u *url.URL) (host string, port uint16, denied *Denied) {
-	host = strings.ToLower(u.Hostname())
-	port = 80
-	if u.Scheme == "https" {
-		port = 443
+// checkSocket judges an address that a socket is about to be connected to.
+func (g *Guard) checkSocket(address string) error {
+	addr, err := netip.ParseAddrPort(address)
+	if err != nil { // such as ":80", which would be this machine
+		return deny("address", "the address cannot be read")
 	}
-	if text := u.Port(); text != "" || strings.HasSuffix(u.Host, ":") {
-		n, err := strconv.ParseUint(text, 10, 16)
-		if err != nil || n == 0 || text[0] == '0' {
-			return "", 0, deny("port", "the port must be a number from 1 to 65535, without leading zeros")
-		}
-		port = uint16(n)
-	}
-	return host, port, nil
-}
-
-func (g *Guard) checkHost(host string, port uint16) *Denied {
-	if strings.Contains(host, ":") { // in brackets: url.Parse allows colons nowhere else
-		if strings.Contains(host, "%") {
-			return deny("zone", "the address must not have a zone")
-		}
-		ip, err := netip.ParseAddr(host)
-		if err != nil {
-			return deny("address", "not an IPv6 address")
-		}
-		if ip.Is4In6() {
-			return deny("ipv4_in_ipv6", "write an IPv4 address as such, not inside of an IPv6 address")
-		}
-		return g.CheckAddr(netip.AddrPortFrom(ip, port))
-	}
-	if ip, err := netip.ParseAddr(host); err == nil {
-		return g.CheckAddr(netip.AddrPortFrom(ip, port))
-	}
-	if g.opts.LoopbackAnyPort && host == "localhost" {
-		return nil
-	}
-	if denied := checkName(host); denied != nil {
-		return denied
-	}
-	return g.checkPort(port)
+	return g.CheckAddr(addr)
 }

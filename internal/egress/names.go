@@ -2,41 +2,64 @@ package egress
 
 import "strings"
 
-// privateSuffixes are names that lead inward by convention: what begins with a
-// dot ends the name, anything else is the whole of it.
+// privateSuffixes end names that lead inward by convention. Unless an operator
+// has opened a range they are refused before anyone asks the DNS.
 var privateSuffixes = []string{
-	"localhost", ".localhost", // RFC 6761
-	".local",                 // RFC 6762, multicast DNS
-	".internal",              // reserved by ICANN for private use, 2024
-	".home.arpa",             // RFC 8375
-	".svc", ".cluster.local", // Kubernetes
-	"metadata.tencentyun.com", "metadata.packet.net", "metadata.platformequinix.com",
-	"metadata.google.internal", "instance-data.ec2.internal",
+	".localhost",     // RFC 6761, section 6.3
+	".local",         // RFC 6762, multicast DNS
+	".internal",      // ICANN board resolution 2024.07.29.06
+	".home.arpa",     // RFC 8375
+	".svc",           // Kubernetes, within a cluster
+	".cluster.local", // Kubernetes, in full
 }
 
-// checkName judges a host that is no address: lower-case, as a DNS name in
-// ASCII, with a dot, not private, and not mistakable for an IPv4 address.
-func checkName(host string) *Denied {
-	host = strings.TrimSuffix(host, ".")
-	if len(host) > 253 {
-		return deny("name", "the host name is too long")
+// metadataHosts answer with the secrets of the machine they are asked from.
+// They are refused whatever is open, as they are never a receiver.
+var metadataHosts = []string{
+	"instance-data.ec2.internal",
+	"metadata.google.internal",
+	"metadata.packet.net",
+	"metadata.platformequinix.com",
+	"metadata.tencentyun.com",
+}
+
+// checkName judges a host that is no address. It is in lower case, without the
+// trailing dot. What may pass is a DNS name in ASCII with a dot that is not
+// private and that nothing could take for an IPv4 address.
+func (g *Guard) checkName(host string) *Denied {
+	if len(host) > 253 { // RFC 1035, section 2.3.4
+		return deny("host_name", "the host name is longer than 253 characters")
 	}
 	labels := strings.Split(host, ".")
 	for _, label := range labels {
 		if !isLabel(label) {
-			return deny("name", "the host must be a DNS name in ASCII (write others in punycode) or an address")
+			return deny("host_name", "the host must be an address, or a DNS name of letters, digits and hyphens")
 		}
-	}
-	for _, suffix := range privateSuffixes {
-		if host == suffix || suffix[0] == '.' && (strings.HasSuffix(host, suffix) || host == suffix[1:]) {
-			return deny("private_name", "the host name is for private use")
-		}
-	}
-	if len(labels) == 1 && !endsInNumber(host) {
-		return deny("single_label", "the host name must have a dot: short names lead inward")
 	}
 	if endsInNumber(labels[len(labels)-1]) {
-		return deny("ipv4_form", "write an IPv4 address as four decimal numbers without leading zeros")
+		return deny("ipv4_form", "the host ends in a number; write an IPv4 address as four decimal numbers without leading zeros")
+	}
+	for _, name := range metadataHosts {
+		if host == name {
+			return deny("metadata_host", "the host is a metadata service; callbacks may not go there")
+		}
+	}
+	if host == "localhost" {
+		if g.loopbackOpen {
+			return nil
+		}
+		return deny("loopback", "the host is loopback; callbacks may not go there")
+	}
+	if len(g.opts.InsecureAllow) > 0 {
+		return nil // a private name may lead to an opened range: the dial decides
+	}
+	for _, suffix := range privateSuffixes {
+		if strings.HasSuffix("."+host, suffix) {
+			return deny("private_name", "names under %s are for private use; callbacks go to public names", suffix)
+		}
+	}
+	if len(labels) == 1 {
+		return deny("single_label", "the host name has no dot, and such names lead inward; callbacks go to public names")
 	}
 	return nil
 }
@@ -58,6 +81,9 @@ func isLabel(s string) bool {
 // endsInNumber reports whether a host with this last label would be read as an
 // IPv4 address in one of its many forms (WHATWG URL, "ends in a number").
 func endsInNumber(label string) bool {
+	if label == "" {
+		return false
+	}
 	digits, hex := strings.CutPrefix(label, "0x")
 	for _, c := range []byte(digits) {
 		if (c < '0' || c > '9') && (!hex || c < 'a' || c > 'f') {
