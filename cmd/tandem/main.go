@@ -22,6 +22,7 @@ import (
 // Every flag is also an environment variable, TANDEM_ and its name.
 type cli struct {
 	Serve   serveCmd   `cmd:"" help:"Run the service."`
+	Demo    demoCmd    `cmd:"" help:"Start a service, drive both patterns, and print the comparison."`
 	Secret  secretCmd  `cmd:"" help:"The secret that callbacks are signed with."`
 	Version versionCmd `cmd:"" help:"Print the version."`
 }

@@ -1,0 +1,373 @@
+package loadtest
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"reflect"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"tandem"
+	"tandem/webhook"
+)
+
+func spec(requests int) Spec {
+	return Spec{Requests: requests, Concurrency: 4, Workload: "compute", Complexity: 1}
+}
+
+func TestRunAccountsForEveryRequest(t *testing.T) {
+	var last Progress
+	f := newFaulty(t)
+	result, err := Run(t.Context(), spec(41), Options{URL: f.url, Secret: f.secret, Progress: func(p Progress) { last = p }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := (Ledger{Planned: 21, Sent: 21, Accepted: 21, Completed: 21}); result.Sync.Ledger != want {
+		t.Errorf("sync ledger is %+v, want %+v", result.Sync.Ledger, want)
+	}
+	if want := (Ledger{Planned: 20, Sent: 20, Accepted: 20, Completed: 20}); result.Async.Ledger != want {
+		t.Errorf("async ledger is %+v, want %+v", result.Async.Ledger, want)
+	}
+	if want := (Callbacks{Received: 20, Verified: 20}); !reflect.DeepEqual(result.Callbacks, want) {
+		t.Errorf("callbacks are %+v, want %+v", result.Callbacks, want)
+	}
+	if err := result.Complete(); err != nil {
+		t.Errorf("Complete: %v", err)
+	}
+	if result.Sync.Usage != nil || result.Async.Usage != nil {
+		t.Error("usage is reported, though nobody could measure it")
+	}
+	if want := (Service{URL: f.url, Version: "1.2.3", Backend: "fake", Durable: true}); result.Service != want {
+		t.Errorf("service is %+v, want %+v", result.Service, want)
+	}
+	for _, n := range []int{result.Sync.Response.N(), result.Sync.Completion.N(), result.Sync.Uncorrected.N()} {
+		if n != 21 {
+			t.Errorf("a sync distribution has %d latencies, want 21", n)
+		}
+	}
+	for _, n := range []int{result.Async.Response.N(), result.Async.Completion.N()} {
+		if n != 20 {
+			t.Errorf("an async distribution has %d latencies, want 20", n)
+		}
+	}
+	if want := (Progress{Elapsed: last.Elapsed, Planned: 41, Sent: 41, Answered: 41, Callbacks: 20, Done: true}); last != want {
+		t.Errorf("last progress is %+v, want %+v", last, want)
+	}
+}
+
+func TestExactlyTheDroppedCallbacksAreMissing(t *testing.T) {
+	f := newFaulty(t)
+	f.call = func(seq int, send func(func(*http.Request))) {
+		if seq%5 != 0 {
+			send(nil)
+		}
+	}
+	result := f.run(spec(40))
+	var want []string
+	for _, b := range plan(spec(40)) {
+		for _, p := range b.posts {
+			if p.mode == tandem.Async && p.seq%5 == 0 {
+				want = append(want, fmt.Sprintf("req_a%d", p.seq))
+			}
+		}
+	}
+	if len(want) == 0 || !slices.Equal(result.Callbacks.MissingIDs, want) {
+		t.Errorf("missing are %v, want %v", result.Callbacks.MissingIDs, want)
+	}
+	if got := result.Async.Ledger.Missing; got != len(want) {
+		t.Errorf("the ledger misses %d, want %d", got, len(want))
+	}
+	if err := result.Complete(); err == nil || !strings.Contains(err.Error(), "no verified callback") {
+		t.Errorf("Complete() = %v, want it to say that callbacks are missing", err)
+	}
+	if n := result.Async.Completion.N(); n != 20-len(want) {
+		t.Errorf("%d completion latencies, want %d: a missing callback has none", n, 20-len(want))
+	}
+}
+
+func TestOnlyGoodCallbacksCount(t *testing.T) {
+	spoil := map[string]func(*http.Request){
+		"forged": func(r *http.Request) { r.Header.Set(webhook.HeaderSignature, "v1,"+strings.Repeat("A", 43)+"=") },
+		"late": func(r *http.Request) {
+			body, _ := io.ReadAll(r.Body)
+			r.Body = io.NopCloser(bytes.NewReader(body))
+			webhook.Sign(r.Header, "req_1", time.Now().Add(-time.Hour), body, webhook.NewSecret())
+		},
+		"unsigned": func(r *http.Request) { r.Header.Del(webhook.HeaderSignature) },
+	}
+	for name, edit := range spoil {
+		t.Run(name+" ones are refused and missing", func(t *testing.T) {
+			f := newFaulty(t)
+			f.call = func(_ int, send func(func(*http.Request))) { send(edit) }
+			result := f.run(spec(8))
+			if got := result.Callbacks; got.Refused != 4 || got.Verified != 0 || got.Received != 4 {
+				t.Errorf("callbacks are %+v, want 4 refused", got)
+			}
+			if got := result.Async.Ledger; got.Missing != 4 || got.Completed != 0 {
+				t.Errorf("async ledger is %+v, want 4 missing", got)
+			}
+			if result.Async.Errors[CategoryBadSignature] != 4 {
+				t.Errorf("errors are %v, want 4 bad signatures", result.Async.Errors)
+			}
+		})
+	}
+	t.Run("repeated ones count once", func(t *testing.T) {
+		f := newFaulty(t)
+		f.call = func(_ int, send func(func(*http.Request))) { send(nil); send(nil); send(nil) }
+		result, err := Run(t.Context(), spec(8), Options{URL: f.url, Secret: f.secret})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := result.Callbacks; got.Verified != 4 || got.Duplicates > 8 || got.Received != got.Verified+got.Duplicates {
+			t.Errorf("callbacks are %+v, want 4 verified and the rest duplicates", got)
+		}
+		if got := result.Async.Ledger.Completed; got != 4 {
+			t.Errorf("%d completed, want 4", got)
+		}
+	})
+	t.Run("those for other runs and requests are unknown", func(t *testing.T) {
+		f := newFaulty(t)
+		f.call = func(_ int, send func(func(*http.Request))) {
+			for _, path := range []string{"/cb/other/0", "/cb/x/y/z", "/"} {
+				send(func(r *http.Request) { r.URL.Path = path })
+			}
+			send(func(r *http.Request) { r.URL.Path = r.URL.Path[:strings.LastIndexByte(r.URL.Path, '/')] + "/8" })
+			send(func(r *http.Request) { r.URL.Path = r.URL.Path[:strings.LastIndexByte(r.URL.Path, '/')] + "/-1" })
+			send(nil)
+		}
+		result := f.run(spec(8))
+		if got := result.Callbacks; got.Unknown != 20 || got.Verified != 4 {
+			t.Errorf("callbacks are %+v, want 20 unknown and 4 verified", got)
+		}
+	})
+	t.Run("one that names another request is no answer to this one", func(t *testing.T) {
+		f := newFaulty(t)
+		f.call = func(_ int, send func(func(*http.Request))) {
+			send(func(r *http.Request) {
+				body := []byte(`{"type":"request.completed","request_id":"req_other"}`)
+				r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+				webhook.Sign(r.Header, "req_other", time.Now(), body, f.secret)
+			})
+		}
+		if got := f.run(spec(8)).Async.Ledger; got.Missing != 4 {
+			t.Errorf("async ledger is %+v, want 4 missing", got)
+		}
+	})
+}
+
+func TestAnswersAreSorted(t *testing.T) {
+	say := func(status int, body string) func(string, int, http.ResponseWriter) bool {
+		return func(_ string, _ int, w http.ResponseWriter) bool {
+			w.WriteHeader(status)
+			io.WriteString(w, body)
+			return true
+		}
+	}
+	for _, row := range []struct {
+		name        string
+		answer      func(string, int, http.ResponseWriter) bool
+		sync, async Ledger // beside Planned and Sent
+		category    string // of the sync one
+	}{
+		{"429 is a refusal of its own", say(429, `{}`), Ledger{Rejected: 1}, Ledger{Rejected: 1}, CategoryRateLimited},
+		{"422 is the client's", say(422, `{}`), Ledger{Rejected: 1}, Ledger{Rejected: 1}, CategoryClient},
+		{"503 is the service's", say(503, `{"error_code":"busy"}`), Ledger{Rejected: 1}, Ledger{Rejected: 1}, CategoryServer},
+		{"a problem with a request id is work that failed", say(500, `{"request_id":"req_1"}`), Ledger{Accepted: 1, Failed: 1}, Ledger{Rejected: 1}, CategoryWork},
+		{"200 without a result is no answer", say(200, `{"request_id":"req_1"}`), Ledger{Errored: 1}, Ledger{Errored: 1}, CategoryBadAnswer},
+		{"202 without an id is no answer", say(202, `{}`), Ledger{Errored: 1}, Ledger{Errored: 1}, CategoryBadAnswer},
+		{"text is no answer", say(200, `OK`), Ledger{Errored: 1}, Ledger{Errored: 1}, CategoryBadAnswer},
+		{"a redirect is no answer", say(302, `{}`), Ledger{Errored: 1}, Ledger{Errored: 1}, CategoryBadAnswer},
+		{"a broken connection is an error", func(string, int, http.ResponseWriter) bool { panic(http.ErrAbortHandler) },
+			Ledger{Errored: 1}, Ledger{Errored: 1}, CategoryConnect},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			f := newFaulty(t)
+			f.answer = row.answer
+			result := f.run(spec(2))
+			row.sync.Planned, row.sync.Sent, row.async.Planned, row.async.Sent = 1, 1, 1, 1
+			if result.Sync.Ledger != row.sync {
+				t.Errorf("sync ledger is %+v, want %+v", result.Sync.Ledger, row.sync)
+			}
+			if result.Async.Ledger != row.async {
+				t.Errorf("async ledger is %+v, want %+v", result.Async.Ledger, row.async)
+			}
+			if want := map[string]int{row.category: 1}; !reflect.DeepEqual(result.Sync.Errors, want) {
+				t.Errorf("sync errors are %v, want %v", result.Sync.Errors, want)
+			}
+			if n := result.Sync.Response.N() + result.Async.Response.N(); n != 0 {
+				t.Errorf("%d response latencies of requests that did not succeed", n)
+			}
+		})
+	}
+}
+
+func TestAPostWithoutAnswerInTimeIsTimedOutAndItsCallbackCountedApart(t *testing.T) {
+	f := newFaulty(t)
+	release := make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var body submission
+		if r.Method == http.MethodGet {
+			io.WriteString(w, `{}`)
+			return
+		}
+		if err := json.NewDecoder(r.Body).Decode(&body); err != nil {
+			t.Error(err)
+		}
+		if body.CallbackURL != "" {
+			f.send(body.CallbackURL, "req_1", webhook.RequestCompleted, nil) // before the 202, which never comes
+		}
+		<-release
+	}))
+	defer server.Close()
+	defer close(release)
+	result, err := Run(t.Context(), spec(2), Options{
+		URL: server.URL, Secret: f.secret, Timeout: 100 * time.Millisecond, Quiet: time.Millisecond, Drain: time.Millisecond,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, arm := range []Arm{result.Sync, result.Async} {
+		if want := (Ledger{Planned: 1, Sent: 1, TimedOut: 1}); arm.Ledger != want {
+			t.Errorf("%s ledger is %+v, want %+v", arm.Mode, arm.Ledger, want)
+		}
+	}
+	if got := result.Callbacks; got.Verified != 1 || got.OfUnacknowledged != 1 {
+		t.Errorf("callbacks are %+v, want one, of a post that got no answer", got)
+	}
+}
+
+func TestAFailedWorkIsFailedNotMissing(t *testing.T) {
+	f := newFaulty(t)
+	f.call = func(_ int, send func(func(*http.Request))) {
+		send(func(r *http.Request) {
+			var event webhook.Event
+			if err := json.NewDecoder(r.Body).Decode(&event); err != nil {
+				t.Error(err)
+			}
+			event.Type = webhook.RequestFailed
+			body, err := json.Marshal(event)
+			if err != nil {
+				t.Error(err)
+			}
+			r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+			webhook.Sign(r.Header, event.RequestID, time.Now(), body, f.secret)
+		})
+	}
+	result := f.run(spec(8))
+	if want := (Ledger{Planned: 4, Sent: 4, Accepted: 4, Failed: 4}); result.Async.Ledger != want {
+		t.Errorf("async ledger is %+v, want %+v", result.Async.Ledger, want)
+	}
+	if err := result.Complete(); err != nil {
+		t.Errorf("Complete: %v", err)
+	}
+}
+
+func TestARunThatIsEndedEarlyCountsTheRestAsUnsent(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	f := newFaulty(t)
+	f.answer = func(mode string, n int, w http.ResponseWriter) bool {
+		if n == 3 && mode == "sync" {
+			cancel()
+		}
+		return false
+	}
+	result, err := Run(ctx, spec(400), Options{URL: f.url, Secret: f.secret})
+	if err != nil {
+		t.Fatal(err)
+	}
+	unsent := 0
+	for _, arm := range []Arm{result.Sync, result.Async} {
+		if err := arm.Ledger.Balance(); err != nil {
+			t.Errorf("%s: %v", arm.Mode, err)
+		}
+		unsent += arm.Ledger.Unsent
+	}
+	if unsent < 380 {
+		t.Errorf("%d unsent, want almost all of 400", unsent)
+	}
+}
+
+func TestRunSaysWhatIsWrongBeforeItSends(t *testing.T) {
+	_, err := Run(t.Context(), Spec{}, Options{})
+	for _, field := range []string{"requests", "concurrency", "complexity", "workload"} {
+		if err == nil || !strings.Contains(err.Error(), field) {
+			t.Errorf("error %v does not name %s", err, field)
+		}
+	}
+	server := httptest.NewServer(http.NotFoundHandler())
+	if _, err := Run(t.Context(), spec(2), Options{URL: server.URL}); err == nil || !strings.Contains(err.Error(), "404") {
+		t.Errorf("against something else: %v, want its 404", err)
+	}
+	server.Close()
+	if _, err := Run(t.Context(), spec(2), Options{URL: server.URL}); err == nil || !strings.Contains(err.Error(), "ask the service") {
+		t.Errorf("against nothing: %v, want that the service does not answer", err)
+	}
+}
+
+func TestUsageIsOfItsArmOnly(t *testing.T) {
+	f := newFaulty(t)
+	var cpu time.Duration
+	result, err := Run(t.Context(), spec(8), Options{URL: f.url, Secret: f.secret, Usage: func() (Usage, error) {
+		cpu += time.Second // so every burst takes one
+		return Usage{CPU: cpu, PeakBytes: int64(cpu)}, nil
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Bursts: sync (1 s, 2 s), async (3 s, 4 s).
+	if want := (Usage{CPU: time.Second, PeakBytes: 2e9, Bursts: 1}); result.Sync.Usage == nil || *result.Sync.Usage != want {
+		t.Errorf("sync usage is %+v, want %+v", result.Sync.Usage, want)
+	}
+	if want := (Usage{CPU: time.Second, PeakBytes: 4e9, Bursts: 1}); result.Async.Usage == nil || *result.Async.Usage != want {
+		t.Errorf("async usage is %+v, want %+v", result.Async.Usage, want)
+	}
+}
+
+func TestReadUsage(t *testing.T) {
+	u, err := ReadUsage(os.Getpid())
+	if runtime.GOOS != "linux" {
+		if err == nil {
+			t.Fatalf("usage %+v on %s, where it cannot be read", u, runtime.GOOS)
+		}
+		return
+	}
+	if err != nil || u.PeakBytes < 1<<20 || u.PeakBytes > 1<<36 || u.CPU < 0 || u.CPU > time.Hour {
+		t.Errorf("ReadUsage = %+v, %v; want the use of this process", u, err)
+	}
+	if _, err := ReadUsage(1 << 30); err == nil {
+		t.Error("no error for a process that does not exist")
+	}
+}
+
+func TestResultSurvivesItsFile(t *testing.T) {
+	f := newFaulty(t)
+	result := f.run(spec(40))
+	text, err := json.Marshal(result)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var read Result
+	if err := json.Unmarshal(text, &read); err != nil {
+		t.Fatal(err)
+	}
+	again, err := json.Marshal(&read)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(text, again) {
+		t.Errorf("written\n%s\nread and written again\n%s", text, again)
+	}
+	want, _ := result.Async.Completion.Percentile(0.5)
+	if got, ok := read.Async.Completion.Percentile(0.5); !ok || got != want {
+		t.Errorf("the median read is %v, want %v", got, want)
+	}
+}
