@@ -60,13 +60,21 @@ func Enough(n int, q float64) bool {
 	return none+one <= 0.01
 }
 
-// Mean and standard deviation. ok is false if there are fewer than two
-// latencies.
-func (l Latency) Mean() (mean, deviation time.Duration, ok bool) {
+// Mean is their mean. ok is false if there are fewer than two.
+func (l Latency) Mean() (mean time.Duration, ok bool) {
 	if l.N() < 2 {
-		return 0, 0, false
+		return 0, false
 	}
-	return microseconds(l.histogram.Mean()), microseconds(l.histogram.StdDev()), true
+	return microseconds(l.histogram.Mean()), true
+}
+
+// Deviation is their standard deviation. ok is false if there are fewer than
+// two.
+func (l Latency) Deviation() (deviation time.Duration, ok bool) {
+	if l.N() < 2 {
+		return 0, false
+	}
+	return microseconds(l.histogram.StdDev()), true
 }
 
 // Max is the longest one. ok is false if there is none.

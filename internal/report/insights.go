@@ -117,17 +117,16 @@ func throughput(r *loadtest.Result) (Insight, bool) {
 }
 
 func spread(r *loadtest.Result) (Insight, bool) {
-	syncMean, syncDeviation, ok := r.Sync.Response.Mean()
-	asyncMean, asyncDeviation, okToo := r.Async.Response.Mean()
+	sync, ok := r.Sync.Response.Deviation()
+	async, okToo := r.Async.Response.Deviation()
 	if !ok || !okToo {
 		return Insight{}, false
 	}
-	i := Insight{Because: fmt.Sprintf("response, mean and standard deviation: sync %s and %s, async %s and %s",
-		duration(syncMean), duration(syncDeviation), duration(asyncMean), duration(asyncDeviation))}
-	switch {
-	case float64(asyncDeviation) < (1-equivalent)*float64(syncDeviation):
+	i := Insight{Because: fmt.Sprintf("standard deviation of the response: sync %s, async %s", duration(sync), duration(async))}
+	switch ratio := float64(async) / float64(sync); {
+	case ratio < 1-equivalent:
 		i.Text = "The 202 is the steadier answer: a sync answer comes as late as its place in the queue for a slot."
-	case float64(asyncDeviation) > (1+equivalent)*float64(syncDeviation):
+	case ratio > 1+equivalent:
 		i.Text = "The sync answer was the steadier one in this run."
 	default:
 		i.Text = "Both answers vary alike."
@@ -177,11 +176,14 @@ func notDurable(r *loadtest.Result) (Insight, bool) {
 
 func troubles(a loadtest.Arm) (Insight, bool) {
 	l := a.Ledger
-	bad := l.Rejected + l.Errored + l.TimedOut + l.Failed
-	return Insight{
-		Text:    fmt.Sprintf("%d of %d %s requests did not succeed. The latencies are of those that did: read them with care.", bad, l.Sent, a.Mode),
-		Because: errorList(a),
-	}, bad > 0
+	i := Insight{
+		Text:    fmt.Sprintf("%d of %d %s requests did not succeed.", l.Sent-l.Completed, l.Sent, a.Mode),
+		Because: fmt.Sprintf("%d rejected, %d errored, %d timed out, %d failed, %d missing", l.Rejected, l.Errored, l.TimedOut, l.Failed, l.Missing),
+	}
+	if l.Completed > 0 {
+		i.Text += " The latencies are of those that did: read them with care."
+	}
+	return i, l.Sent > l.Completed
 }
 
 // cpuShare is the part of all cores that the service used in both modes.

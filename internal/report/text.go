@@ -58,35 +58,28 @@ func table(b *strings.Builder, r *loadtest.Result) {
 		fmt.Fprintf(b, "  %-45s%14s%14s\n", name, of(r.Sync), of(r.Async))
 	}
 	latencies := func(of func(loadtest.Arm) loadtest.Latency) {
-		for _, p := range []struct {
-			name string
-			q    float64
-		}{{"median", 0.5}, {"p95", 0.95}, {"p99", 0.99}} {
-			row(p.name, func(a loadtest.Arm) string {
-				if d, ok := of(a).Percentile(p.q); ok {
+		figure := func(name string, pick func(loadtest.Latency) (time.Duration, bool)) {
+			row(name, func(a loadtest.Arm) string {
+				d, ok := pick(of(a))
+				switch {
+				case ok:
 					return duration(d)
+				case of(a).N() == 0:
+					return notMeasured
+				default:
+					return tooSmall
 				}
-				return tooSmall
 			})
 		}
-		row("mean", func(a loadtest.Arm) string {
-			if mean, _, ok := of(a).Mean(); ok {
-				return duration(mean)
-			}
-			return tooSmall
-		})
-		row("standard deviation", func(a loadtest.Arm) string {
-			if _, deviation, ok := of(a).Mean(); ok {
-				return duration(deviation)
-			}
-			return tooSmall
-		})
-		row("longest", func(a loadtest.Arm) string {
-			if d, ok := of(a).Max(); ok {
-				return duration(d)
-			}
-			return notMeasured
-		})
+		percentile := func(q float64) func(loadtest.Latency) (time.Duration, bool) {
+			return func(l loadtest.Latency) (time.Duration, bool) { return l.Percentile(q) }
+		}
+		figure("median", percentile(0.5))
+		figure("p95", percentile(0.95))
+		figure("p99", percentile(0.99))
+		figure("mean", loadtest.Latency.Mean)
+		figure("standard deviation", loadtest.Latency.Deviation)
+		figure("longest", loadtest.Latency.Max)
 	}
 	section := func(title string) { fmt.Fprintf(b, "%s\n", title) }
 
@@ -139,12 +132,12 @@ func table(b *strings.Builder, r *loadtest.Result) {
 
 func account(b *strings.Builder, r *loadtest.Result) {
 	c := r.Callbacks
-	fmt.Fprintf(b, "\nCallbacks: %d received and verified of %d accepted; %d again, %d refused, %d unknown",
-		r.Async.Ledger.Completed+r.Async.Ledger.Failed, r.Async.Ledger.Accepted, c.Duplicates, c.Refused, c.Unknown)
-	if c.OfUnacknowledged > 0 {
-		fmt.Fprintf(b, ", %d of posts that got no answer", c.OfUnacknowledged)
+	fmt.Fprintf(b, "\nCallbacks: %d received and verified of %d accepted.\n",
+		r.Async.Ledger.Completed+r.Async.Ledger.Failed, r.Async.Ledger.Accepted)
+	if c.Duplicates+c.Refused+c.Unknown+c.OfUnacknowledged > 0 {
+		fmt.Fprintf(b, "Besides: %d repeated, %d refused, %d unknown, %d of posts that got no answer.\n",
+			c.Duplicates, c.Refused, c.Unknown, c.OfUnacknowledged)
 	}
-	fmt.Fprintf(b, ".\n")
 	for _, arm := range []loadtest.Arm{r.Sync, r.Async} {
 		if len(arm.Errors) > 0 {
 			fmt.Fprintf(b, "Errors, %s: %s.\n", arm.Mode, errorList(arm))
