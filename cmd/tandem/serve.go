@@ -130,24 +130,33 @@ func (c *serveCmd) options() (server.Options, error) {
 		fault("--upstream", err)
 		opts.Upstreams = append(opts.Upstreams, upstream)
 	}
-	for _, positive := range []struct {
-		flag string
-		ok   bool
+	for _, n := range []struct {
+		flag             string
+		value, low, high int
 	}{
-		{"--workers", c.Workers >= 0},
-		{"--io-concurrency", c.IOConcurrency > 0},
-		{"--max-pending", c.MaxPending > 0},
-		{"--rounds", c.Rounds > 0},
-		{"--callback-per-host", c.CallbackPerHost > 0},
-		{"--callback-attempts", c.CallbackAttempts >= 0 && c.CallbackAttempts <= 20},
-		{"--sync-queue-timeout", c.SyncQueueTimeout > 0},
-		{"--work-timeout", c.WorkTimeout > 0},
-		{"--drain-timeout", c.DrainTimeout > 0},
-		{"--callback-timeout", c.CallbackTimeout > 0},
-		{"--callback-max-age", c.CallbackMaxAge > 0},
+		{"--workers", c.Workers, 0, 1024},
+		{"--io-concurrency", c.IOConcurrency, 1, 100_000},
+		{"--max-pending", c.MaxPending, 1, 1_000_000_000},
+		{"--rounds", c.Rounds, 1, 1_000_000_000},
+		{"--callback-per-host", c.CallbackPerHost, 1, 10_000},
+		{"--callback-attempts", c.CallbackAttempts, 0, 20},
 	} {
-		if !positive.ok {
-			fault(positive.flag, errors.New("must be positive (and --callback-attempts at most 20)"))
+		if n.value < n.low || n.value > n.high {
+			fault(n.flag, fmt.Errorf("must be from %d to %d, is %d", n.low, n.high, n.value))
+		}
+	}
+	for _, d := range []struct {
+		flag  string
+		value time.Duration
+	}{
+		{"--sync-queue-timeout", c.SyncQueueTimeout},
+		{"--work-timeout", c.WorkTimeout},
+		{"--drain-timeout", c.DrainTimeout},
+		{"--callback-timeout", c.CallbackTimeout},
+		{"--callback-max-age", c.CallbackMaxAge},
+	} {
+		if d.value <= 0 {
+			fault(d.flag, fmt.Errorf("must be positive, such as 30s, is %v", d.value))
 		}
 	}
 	if opts.Workers == 0 {
