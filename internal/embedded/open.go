@@ -165,7 +165,7 @@ func (b *Backend) openFile(ctx context.Context) error {
 		close(b.writer.queue)
 		b.closing.Unlock()
 		<-done
-		return nil
+		return b.writer.stmts.close()
 	})
 	return nil
 }

@@ -22,6 +22,9 @@ const inStep = 1024
 // Run implements engine.Backend.
 func (b *Backend) Run(ctx context.Context, steps engine.Steps) error {
 	hosts, err := b.owedHosts(ctx)
+	if ctx.Err() != nil { // stopped before it began
+		return nil
+	}
 	if err != nil {
 		return fmt.Errorf("take up owed callbacks: %w", err)
 	}

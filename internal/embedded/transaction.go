@@ -3,6 +3,7 @@ package embedded
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 
 	"tandem"
@@ -97,6 +98,8 @@ type statements struct {
 	settle, insertAttempt  *sql.Stmt
 	addRequests, addErrors *sql.Stmt
 	touch, addSetting      *sql.Stmt
+
+	open []*sql.Stmt // all of them
 }
 
 func (s *statements) prepare(conn *sql.Conn) error {
@@ -135,7 +138,9 @@ func (s *statements) prepare(conn *sql.Conn) error {
 			VALUES (?, ?, ?, ?, ?, ?)
 			ON CONFLICT DO UPDATE SET requests = requests + excluded.requests,
 				processing_us = processing_us + excluded.processing_us`},
-		{&s.touch, `UPDATE schema_meta SET min_reader_version = min_reader_version`},
+		{&s.touch, `
+			INSERT INTO settings (name, value) VALUES ('written_at', ?)
+			ON CONFLICT DO UPDATE SET value = excluded.value`},
 		{&s.addSetting, `INSERT INTO settings (name, value) VALUES (?, ?) ON CONFLICT DO NOTHING`},
 		{&s.addErrors, `
 			INSERT INTO error_counters (owner, source, category, errors) VALUES (?, ?, ?, ?)
@@ -146,6 +151,18 @@ func (s *statements) prepare(conn *sql.Conn) error {
 			return fmt.Errorf("prepare %q: %w", p.text, err)
 		}
 		*p.stmt = stmt
+		s.open = append(s.open, stmt)
 	}
 	return nil
+}
+
+// close frees the statements. database/sql leaves those of a single connection
+// to us, and with one of them open SQLite would not end the connection: the
+// file would be left with its WAL beside it.
+func (s *statements) close() error {
+	var faults []error
+	for _, stmt := range s.open {
+		faults = append(faults, stmt.Close())
+	}
+	return errors.Join(faults...)
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -41,9 +42,14 @@ type write struct {
 	// before its first change is its answer; any other error is a fault of
 	// storage.
 	apply func(t *transaction) error
-	// done is told the outcome once it is certain. It must not block.
+	// done is told the outcome once it is certain. It must not block. Of a note
+	// it is nil: nobody waits for it.
 	done func(error)
 }
+
+// noteDelay is how long notes wait for a write that somebody waits for, to
+// share its commit.
+const noteDelay = 20 * time.Millisecond
 
 // maxBatch bounds how long one transaction can grow, and with it how long the
 // first write of a batch waits for the last.
@@ -109,6 +115,7 @@ func (w *writer) run() {
 	for first := range w.queue {
 		last := len(batch)
 		batch = w.fill(append(batch[:0], first))
+		batch = w.holdNotes(batch)
 		// After a commit, those that waited for it come back one by one with
 		// their next write. Let as many of them as there were get here first:
 		// sharing their commit costs each less than going ahead.
@@ -129,6 +136,30 @@ func (w *writer) run() {
 // gather is how often a batch lets others run, that they may join it. More
 // than a few times gains nothing and delays what is in the batch already.
 const gather = 3
+
+// holdNotes lets a batch of nothing but notes wait for other writes.
+func (w *writer) holdNotes(batch []*write) []*write {
+	var timeout <-chan time.Time
+	for looked := 0; len(batch) < maxBatch; {
+		if slices.ContainsFunc(batch[looked:], func(wr *write) bool { return wr.done != nil }) {
+			break
+		}
+		looked = len(batch)
+		if timeout == nil {
+			timeout = time.After(noteDelay)
+		}
+		select {
+		case next, open := <-w.queue:
+			if !open {
+				return batch
+			}
+			batch = w.fill(append(batch, next))
+		case <-timeout:
+			return batch
+		}
+	}
+	return batch
+}
 
 // fill adds what waits in the queue.
 func (w *writer) fill(batch []*write) []*write {
@@ -158,9 +189,11 @@ func (w *writer) commit(batch []*write) {
 		return
 	}
 	for i, wr := range batch {
-		if err != nil {
+		switch {
+		case wr.done == nil:
+		case err != nil:
 			wr.done(unavailable(err))
-		} else {
+		default:
 			wr.done(answers[i])
 		}
 	}
@@ -177,7 +210,9 @@ func (f *statementFault) Unwrap() error { return f.err }
 func (w *writer) try(batch []*write) (answers []error, err error) {
 	ctx := context.Background()
 	if _, err := w.stmts.begin.ExecContext(ctx); err != nil {
-		return nil, &statementFault{fmt.Errorf("begin: %w", err)}
+		// Not a statement's fault: alone, each write would wait as long for
+		// whoever holds the file, one after the other.
+		return nil, fmt.Errorf("begin: %w", err)
 	}
 	defer func() {
 		if err == nil {

@@ -125,6 +125,7 @@ func New(backend Backend, registry *work.Registry, guard *egress.Guard, sender *
 		hosts:   newHosts(opts.PerHost),
 		running: newRunning(),
 		seen:    newSeen(opts.Now()),
+		drained: make(chan struct{}),
 		started: opts.Now(),
 	}
 	e.metrics = newMetrics(opts.Metrics, e)

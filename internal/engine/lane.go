@@ -16,7 +16,8 @@ import (
 // An async request is started on disk before its work begins, which takes a
 // commit. So that slots do not stand idle for it, a few requests are started
 // ahead of their slot: as many as the slots will need while a commit takes its
-// time, and none when the work is long (see startAhead).
+// time, and none when the work is long (see startAhead) - but one while sync
+// callers wait, because a request has its turn only once it is started.
 type lane struct {
 	slots int
 
@@ -62,6 +63,9 @@ func (l *lane) acquire(ctx context.Context, mode tandem.Mode) error {
 	}
 	t := &ticket{ctx: ctx, granted: make(chan struct{})}
 	place := l.waiting[mode].PushBack(t)
+	if mode == tandem.Sync {
+		l.announceRoom()
+	}
 	l.mu.Unlock()
 
 	select {
@@ -126,7 +130,11 @@ func (l *lane) grant(mode tandem.Mode) bool {
 func (l *lane) reserve(ctx context.Context) error {
 	for {
 		l.mu.Lock()
-		if l.reserved < l.free+startAhead(l.slots, l.meanWork) {
+		ahead := startAhead(l.slots, l.meanWork)
+		if l.waiting[tandem.Sync].Len() > 0 {
+			ahead = max(1, ahead)
+		}
+		if l.reserved < l.free+ahead {
 			l.reserved++
 			l.mu.Unlock()
 			return nil

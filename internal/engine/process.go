@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"sync/atomic"
 	"time"
 
 	"tandem"
@@ -111,30 +112,35 @@ type outcome struct {
 // before it is abandoned.
 const returnGrace = 50 * time.Millisecond
 
-// runWork runs the Func in a slot the caller holds, and releases the slot. A
-// panic, an error, a deadline or a cancellation comes back as a Failure; the
-// Func is abandoned if it ignores the end of its context.
+// runWork runs the Func in a slot the caller holds, and sees to it that the slot
+// is released as soon as the Func returns. A panic, an error, a deadline or a
+// cancellation comes back as a Failure; the Func is abandoned if it ignores the
+// end of its context.
 func (e *Engine) runWork(ctx context.Context, slots *lane, kind work.Kind, req *tandem.Request) (json.RawMessage, *tandem.Failure) {
-	ctx, done := e.running.add(ctx, req.ID)
-	defer done()
 	ctx, cancel := context.WithTimeoutCause(ctx, e.opts.WorkTimeout, errWorkDeadline)
 	defer cancel()
 
 	start := time.Now()
+	var over atomic.Bool // the Func has returned or was abandoned, whichever came first
 	returned := make(chan outcome, 1)
 	go func() {
 		result, err := call(kind.Func, ctx, work.Input{Data: req.Data, Complexity: req.Complexity})
+		if over.CompareAndSwap(false, true) {
+			slots.release(time.Since(start))
+		}
 		returned <- outcome{result, err}
 	}()
 	var out outcome
 	select {
 	case out = <-returned:
-		slots.release(time.Since(start))
 	case <-ctx.Done():
 		select {
 		case out = <-returned:
-			slots.release(time.Since(start))
 		case <-time.After(returnGrace):
+			if !over.CompareAndSwap(false, true) { // it is returning right now
+				out = <-returned
+				break
+			}
 			out.err = context.Cause(ctx)
 			e.log.Warn("work ignored the end of its context and was abandoned", "request_id", req.ID, "workload", kind.Name)
 			slots.abandon(time.Since(start), returned)

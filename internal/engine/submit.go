@@ -43,7 +43,9 @@ func (e *Engine) Do(ctx context.Context, sub Submission) (*tandem.Request, error
 	req.Status, req.Starts, req.Epoch = tandem.Processing, 1, 1
 	req.StartedAt = e.now()
 	e.backend.Begin(req)
-	result, fail := e.runWork(ctx, slots, kind, req)
+	workCtx, done := e.running.add(ctx, req.ID)
+	defer done()
+	result, fail := e.runWork(workCtx, slots, kind, req)
 	e.finish(req, result, fail)
 	if err := e.backend.Complete(context.WithoutCancel(ctx), req); err != nil {
 		return nil, err

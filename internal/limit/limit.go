@@ -42,18 +42,24 @@ type Decision struct {
 	Retry     time.Duration // until a refused request would be allowed; 0 if it was
 }
 
-// maxKeys bounds the callers that are kept in mind. Past it, the one not seen
-// for longest is forgotten, and begins anew when it returns.
-const maxKeys = 10_000
+// maxCallers and maxLogged bound the callers and the requests that are kept in
+// mind. Past them the caller not seen for longest is forgotten, and begins anew
+// when it returns.
+const (
+	maxCallers = 10_000
+	maxLogged  = 2_000_000
+)
 
 // Limiter keeps a sliding log of every caller's allowed requests, on the
 // monotonic clock. It is safe for concurrent use.
 type Limiter struct {
-	rate Rate
+	rate  Rate
+	epoch time.Time // times are counted from it
 
 	mu      sync.Mutex
 	callers map[string]*list.Element // of *caller
 	recent  *list.List               // the most recently seen first
+	logged  int                      // requests in all logs
 	allowed int64
 	refused int64
 }
@@ -61,13 +67,13 @@ type Limiter struct {
 // caller is one key's log: a ring of the times of its last allowed requests.
 type caller struct {
 	key   string
-	times []time.Time
+	times []time.Duration
 	next  int // where the next time goes; the oldest, once the ring is full
 }
 
 // New returns a Limiter for the rate.
 func New(rate Rate) *Limiter {
-	return &Limiter{rate: rate, callers: make(map[string]*list.Element), recent: list.New()}
+	return &Limiter{rate: rate, epoch: time.Now(), callers: make(map[string]*list.Element), recent: list.New()}
 }
 
 // Rate returns what the limiter allows.
@@ -79,20 +85,26 @@ func (l *Limiter) Take(key string, now time.Time) Decision {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	c := l.caller(key)
-	begin := now.Add(-l.rate.Window)
+	at := now.Sub(l.epoch)
+	begin := at - l.rate.Window
 	used, oldest := c.since(begin)
 	d := Decision{Limit: l.rate.N, Window: l.rate.Window}
 	if used >= l.rate.N {
-		d.Retry = oldest.Sub(begin)
+		d.Retry = oldest - begin
 		d.Reset = d.Retry
 		l.refused++
 		return d
 	}
-	c.add(now, l.rate.N)
+	l.logged -= len(c.times)
+	c.add(at, l.rate.N)
+	l.logged += len(c.times)
+	for l.logged > maxLogged && len(l.callers) > 1 {
+		l.forgetOne()
+	}
 	l.allowed++
 	d.OK, d.Remaining, d.Reset = true, l.rate.N-used-1, l.rate.Window
 	if used > 0 {
-		d.Reset = oldest.Sub(begin)
+		d.Reset = oldest - begin
 	}
 	return d
 }
@@ -110,32 +122,37 @@ func (l *Limiter) caller(key string) *caller {
 		l.recent.MoveToFront(e)
 		return e.Value.(*caller)
 	}
-	if len(l.callers) >= maxKeys {
-		last := l.recent.Back()
-		l.recent.Remove(last)
-		delete(l.callers, last.Value.(*caller).key)
+	if len(l.callers) >= maxCallers {
+		l.forgetOne()
 	}
 	c := &caller{key: key}
 	l.callers[key] = l.recent.PushFront(c)
 	return c
 }
 
+// forgetOne forgets the caller not seen for longest.
+func (l *Limiter) forgetOne() {
+	last := l.recent.Remove(l.recent.Back()).(*caller)
+	delete(l.callers, last.key)
+	l.logged -= len(last.times)
+}
+
 // since returns how many logged requests are younger than begin, and the time
 // of the oldest of these.
-func (c *caller) since(begin time.Time) (n int, oldest time.Time) {
-	at := func(i int) time.Time { return c.times[(c.next+i)%len(c.times)] } // 0: the oldest
-	first := sort.Search(len(c.times), func(i int) bool { return at(i).After(begin) })
+func (c *caller) since(begin time.Duration) (n int, oldest time.Duration) {
+	at := func(i int) time.Duration { return c.times[(c.next+i)%len(c.times)] } // 0: the oldest
+	first := sort.Search(len(c.times), func(i int) bool { return at(i) > begin })
 	if first == len(c.times) {
-		return 0, time.Time{}
+		return 0, 0
 	}
 	return len(c.times) - first, at(first)
 }
 
-func (c *caller) add(now time.Time, limit int) {
+func (c *caller) add(at time.Duration, limit int) {
 	if len(c.times) < limit {
-		c.times = append(c.times, now) // next stays 0: the ring is in order
+		c.times = append(c.times, at) // next stays 0: the ring is in order
 		return
 	}
-	c.times[c.next] = now
+	c.times[c.next] = at
 	c.next = (c.next + 1) % limit
 }
