@@ -13,6 +13,10 @@ import (
 // callers and async requests both wait, freed slots alternate between them, so
 // that neither a flood of callers nor a long backlog starves the other.
 //
+// A slot is a goroutine that runs one ticket after the other for as long as any
+// wait: so under load the work stays on the threads and cores it is on, and
+// everything else has the spare processor to itself.
+//
 // An async request is started on disk before its work begins, which takes a
 // commit. So that slots do not stand idle for it, a few requests are started
 // ahead of their slot: as many as the slots will need while a commit takes its
@@ -34,10 +38,16 @@ type lane struct {
 	held      int // slots that abandoned Funcs keep
 }
 
-// ticket is one waiter's place in the queue of a lane.
+// ticket is one piece of work and its place in the queue of a lane.
 type ticket struct {
-	ctx     context.Context
-	granted chan struct{}
+	mode tandem.Mode
+	ctx  context.Context // of who waits; once it has ended the ticket is skipped
+	// run runs the work in the slot, and returns whether the slot is still its
+	// own: it is not if the work was abandoned meanwhile.
+	run func() bool
+
+	place *list.Element // while it waits
+	taken bool          // it has a slot, or had one
 }
 
 func newLane(slots int) *lane {
@@ -52,78 +62,86 @@ func newLane(slots int) *lane {
 	}
 }
 
-// acquire waits for a slot. It returns ctx's cause if that ends first; then no
-// slot is held.
-func (l *lane) acquire(ctx context.Context, mode tandem.Mode) error {
-	l.mu.Lock()
-	if l.free > 0 {
-		l.free--
-		l.mu.Unlock()
-		return nil
-	}
-	t := &ticket{ctx: ctx, granted: make(chan struct{})}
-	place := l.waiting[mode].PushBack(t)
-	if mode == tandem.Sync {
-		l.announceRoom()
-	}
-	l.mu.Unlock()
-
-	select {
-	case <-t.granted:
-		return nil
-	case <-ctx.Done():
-	}
+// enqueue runs the ticket as soon as there is a slot for it.
+func (l *lane) enqueue(t *ticket) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	select {
-	case <-t.granted: // granted while ctx ended: pass the slot on
-		l.passOn()
-	default:
-		l.waiting[mode].Remove(place)
+	if l.free > 0 {
+		l.free--
+		t.taken = true
+		go l.work(t)
+		return
 	}
-	return context.Cause(ctx)
+	t.place = l.waiting[t.mode].PushBack(t)
+	if t.mode == tandem.Sync {
+		l.announceRoom()
+	}
 }
 
-// release gives a slot back after it was held for the given time.
-func (l *lane) release(held time.Duration) {
+// withdraw takes back a ticket that still waits. It returns false if the
+// ticket has got its slot.
+func (l *lane) withdraw(t *ticket) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if t.taken {
+		return false
+	}
+	l.waiting[t.mode].Remove(t.place) // does nothing if next has skipped it
+	return true
+}
+
+// work is a slot in use: it runs tickets until none waits.
+func (l *lane) work(t *ticket) {
+	for ; t != nil; t = l.next() {
+		start := time.Now()
+		if !t.run() {
+			return
+		}
+		l.note(time.Since(start))
+	}
+}
+
+// note keeps the mean of how long slots are held.
+func (l *lane) note(held time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.meanWork == 0 {
 		l.meanWork = held
 	}
 	l.meanWork += (held - l.meanWork) / 16
-	l.passOn()
 }
 
-// passOn hands one slot to the next waiter, or frees it. The caller holds mu.
-func (l *lane) passOn() {
+// next takes the next ticket for a slot, or frees the slot and returns nil.
+func (l *lane) next() *ticket {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	first, second := l.turn, tandem.Async
 	if first == tandem.Async {
 		second = tandem.Sync
 	}
-	for _, mode := range []tandem.Mode{first, second} {
-		if l.grant(mode) {
-			if mode == first {
-				l.turn = second
-			}
-			return
-		}
+	if t := l.take(first); t != nil {
+		l.turn = second
+		return t
+	}
+	if t := l.take(second); t != nil {
+		return t
 	}
 	l.free++
 	l.announceRoom()
+	return nil
 }
 
-// grant gives a slot to the first waiter of the mode who is still there.
-func (l *lane) grant(mode tandem.Mode) bool {
+// take takes the first ticket of the mode that somebody still waits for.
+func (l *lane) take(mode tandem.Mode) *ticket {
 	for q := l.waiting[mode]; q.Len() > 0; {
 		t := q.Remove(q.Front()).(*ticket)
 		if t.ctx.Err() == nil {
-			close(t.granted)
-			return true
+			t.taken = true
+			return t
 		}
 		// Its deadline is past: skipped without running.
 	}
-	return false
+	return nil
 }
 
 // reserve waits until one more async request may be started.
@@ -191,10 +209,11 @@ func startAhead(slots int, meanWork time.Duration) int {
 }
 
 // abandon gives up on a Func that ignored the end of its context: its slot
-// goes to the next waiter although the goroutine still runs. Past twice the
-// lane's slots of such goroutines the slot is held until the Func returns,
-// because more of them would only pile up.
-func (l *lane) abandon(held time.Duration, returned <-chan outcome) {
+// goes on with the next ticket although the Func still runs. Past twice the
+// lane's slots of such Funcs the slot is kept until the Func returns, because
+// more of them would only pile up. When it returns its goroutine calls returned,
+// which says whether the slot is its own again.
+func (l *lane) abandon() (returned func() (owns bool)) {
 	l.mu.Lock()
 	l.abandoned++
 	keep := l.abandoned > 2*l.slots
@@ -203,18 +222,17 @@ func (l *lane) abandon(held time.Duration, returned <-chan outcome) {
 	}
 	l.mu.Unlock()
 	if !keep {
-		l.release(held)
+		go func() { l.work(l.next()) }()
 	}
-	go func() {
-		<-returned
+	return func() bool {
 		l.mu.Lock()
+		defer l.mu.Unlock()
 		l.abandoned--
 		if keep {
 			l.held--
-			l.passOn()
 		}
-		l.mu.Unlock()
-	}()
+		return keep
+	}
 }
 
 // heldByAbandoned returns how many slots abandoned work keeps from others.

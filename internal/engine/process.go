@@ -6,7 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
-	"sync/atomic"
+	"sync"
 	"time"
 
 	"tandem"
@@ -42,18 +42,19 @@ func (e *Engine) Process(ctx context.Context, req *tandem.Request) error {
 	}
 	ctx, done := e.running.add(ctx, req.ID)
 	defer done()
-	err := slots.acquire(ctx, tandem.Async)
-	slots.unreserve()
-	if err != nil {
+	out, err := e.runWork(ctx, ctx, slots, kind, req, func() {
+		slots.unreserve()
+		req.StartedAt = e.now()
+	})
+	if err != nil { // halted while it waited for its slot
+		slots.unreserve()
 		return e.giveBack(ctx, req)
 	}
-
-	req.StartedAt = e.now()
-	result, fail := e.runWork(ctx, slots, kind, req)
+	result, fail := judge(out)
 	if fail != nil && fail.Code == tandem.FailureInterrupted {
 		return e.giveBack(ctx, req)
 	}
-	e.finish(req, result, fail)
+	finish(req, result, fail, out.at)
 	err = e.insist(ctx, "record outcome", req.ID, func(ctx context.Context) error {
 		return e.backend.Complete(ctx, req)
 	})
@@ -90,8 +91,8 @@ func (e *Engine) insist(ctx context.Context, what, id string, write func(context
 }
 
 // finish writes the outcome into the request.
-func (e *Engine) finish(req *tandem.Request, result json.RawMessage, fail *tandem.Failure) {
-	req.WorkedAt = e.now()
+func finish(req *tandem.Request, result json.RawMessage, fail *tandem.Failure, at time.Time) {
+	req.WorkedAt = at
 	if fail != nil {
 		req.Status, req.Failure = tandem.Failed, fail
 	} else {
@@ -102,61 +103,98 @@ func (e *Engine) finish(req *tandem.Request, result json.RawMessage, fail *tande
 	}
 }
 
-// outcome is what a Func came back with.
+// outcome is what a Func came back with and when, and why its context had ended
+// if it had.
 type outcome struct {
 	result json.RawMessage
 	err    error
+	cause  error
+	at     time.Time
 }
 
 // returnGrace is how long a Func whose context has ended may take to return
 // before it is abandoned.
 const returnGrace = 50 * time.Millisecond
 
-// runWork runs the Func in a slot the caller holds, and sees to it that the slot
-// is released as soon as the Func returns. A panic, an error, a deadline or a
-// cancellation comes back as a Failure; the Func is abandoned if it ignores the
-// end of its context.
-func (e *Engine) runWork(ctx context.Context, slots *lane, kind work.Kind, req *tandem.Request) (json.RawMessage, *tandem.Failure) {
-	ctx, cancel := context.WithTimeoutCause(ctx, e.opts.WorkTimeout, errWorkDeadline)
-	defer cancel()
-
-	start := time.Now()
-	var over atomic.Bool // the Func has returned or was abandoned, whichever came first
-	returned := make(chan outcome, 1)
-	go func() {
-		result, err := call(kind.Func, ctx, work.Input{Data: req.Data, Complexity: req.Complexity})
-		if over.CompareAndSwap(false, true) {
-			slots.release(time.Since(start))
-		}
-		returned <- outcome{result, err}
-	}()
-	var out outcome
+// runWork waits for a slot as long as waiting lasts, and runs the Func in it,
+// under ctx and the work timeout, right after begin. It returns the cause of
+// waiting's end if there was no slot before; then nothing was run. The Func is
+// abandoned if it ignores the end of its context.
+func (e *Engine) runWork(waiting, ctx context.Context, slots *lane, kind work.Kind, req *tandem.Request, begin func()) (outcome, error) {
+	over := make(chan outcome, 1)
+	t := &ticket{mode: req.Mode, ctx: waiting, run: func() bool {
+		begin()
+		ctx, cancel := context.WithTimeoutCause(ctx, e.opts.WorkTimeout, errWorkDeadline)
+		defer cancel()
+		watch := e.watch(ctx, slots, kind, req, over)
+		out := call(ctx, kind.Func, work.Input{Data: req.Data, Complexity: req.Complexity})
+		out.at = e.now()
+		return watch.returned(out)
+	}}
+	slots.enqueue(t)
 	select {
-	case out = <-returned:
-	case <-ctx.Done():
-		select {
-		case out = <-returned:
-		case <-time.After(returnGrace):
-			if !over.CompareAndSwap(false, true) { // it is returning right now
-				out = <-returned
-				break
-			}
-			out.err = context.Cause(ctx)
-			e.log.Warn("work ignored the end of its context and was abandoned", "request_id", req.ID, "workload", kind.Name)
-			slots.abandon(time.Since(start), returned)
-		}
+	case out := <-over:
+		return out, nil
+	case <-waiting.Done():
 	}
-	return judge(ctx, out)
+	if slots.withdraw(t) {
+		return outcome{}, context.Cause(waiting)
+	}
+	return <-over, nil
+}
+
+// watch sees to it that a Func which ignores the end of its context is
+// abandoned: then its request is over, and its slot goes on without it.
+type watch struct {
+	over chan<- outcome // told once, by whoever is first
+	stop func() bool
+
+	mu      sync.Mutex
+	decided bool
+	returns func() bool // of the lane; set if the Func was abandoned
+}
+
+func (e *Engine) watch(ctx context.Context, slots *lane, kind work.Kind, req *tandem.Request, over chan<- outcome) *watch {
+	w := &watch{over: over}
+	w.stop = context.AfterFunc(ctx, func() {
+		time.Sleep(returnGrace)
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if w.decided {
+			return
+		}
+		w.decided = true
+		w.returns = slots.abandon()
+		e.log.Warn("work ignored the end of its context and was abandoned", "request_id", req.ID, "workload", kind.Name)
+		over <- outcome{err: context.Cause(ctx), cause: context.Cause(ctx), at: e.now()}
+	})
+	return w
+}
+
+// returned tells the outcome of a Func that has returned. It returns whether
+// the slot is still its own.
+func (w *watch) returned(out outcome) bool {
+	w.stop()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.decided {
+		return w.returns()
+	}
+	w.decided = true
+	w.over <- out
+	return true
 }
 
 // call runs the Func and turns a panic into an error.
-func call(f work.Func, ctx context.Context, in work.Input) (result json.RawMessage, err error) {
+func call(ctx context.Context, f work.Func, in work.Input) (out outcome) {
 	defer func() {
 		if p := recover(); p != nil {
-			err = &panicError{value: p, stack: debug.Stack()}
+			out.err = &panicError{value: p, stack: debug.Stack()}
 		}
+		out.cause = context.Cause(ctx)
 	}()
-	return f(ctx, in)
+	out.result, out.err = f(ctx, in)
+	return out
 }
 
 type panicError struct {
@@ -169,19 +207,19 @@ func (p *panicError) Error() string { return fmt.Sprintf("the work panicked: %v"
 var errWorkDeadline = errors.New("the work ran past its deadline")
 
 // judge decides what a returned Func means for its request.
-func judge(ctx context.Context, out outcome) (json.RawMessage, *tandem.Failure) {
-	switch cause := context.Cause(ctx); {
+func judge(out outcome) (json.RawMessage, *tandem.Failure) {
+	switch {
 	case out.err == nil && len(out.result) > tandem.MaxResult:
 		return nil, &tandem.Failure{Code: tandem.FailureTooLarge, Message: fmt.Sprintf("the result is %d bytes, over the limit of %d", len(out.result), tandem.MaxResult)}
 	case out.err == nil && !json.Valid(out.result):
 		return nil, &tandem.Failure{Code: tandem.FailureWork, Message: "the work returned something that is not JSON"}
 	case out.err == nil:
 		return out.result, nil
-	case cause == nil:
+	case out.cause == nil:
 		return nil, failureOf(out.err)
-	case errors.Is(cause, errHalted):
+	case errors.Is(out.cause, errHalted):
 		return nil, &tandem.Failure{Code: tandem.FailureInterrupted, Message: "interrupted by a shutdown"}
-	case errors.Is(cause, errWorkDeadline) || errors.Is(cause, context.DeadlineExceeded):
+	case errors.Is(out.cause, errWorkDeadline) || errors.Is(out.cause, context.DeadlineExceeded):
 		return nil, &tandem.Failure{Code: tandem.FailureTimeout, Message: errWorkDeadline.Error()}
 	default:
 		return nil, &tandem.Failure{Code: tandem.FailureClientGone, Message: "the caller left before the work was done"}

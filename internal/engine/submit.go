@@ -35,33 +35,28 @@ func (e *Engine) Do(ctx context.Context, sub Submission) (*tandem.Request, error
 		return nil, errPaused
 	}
 	req := e.newRequest(tandem.Sync, kind, sub)
-	slots := e.slots(req.Lane)
-	if err := e.acquireForSync(ctx, slots); err != nil {
+	ctx, done := e.running.add(ctx, req.ID)
+	defer done()
+	waiting, cancel := context.WithTimeoutCause(ctx, e.opts.SyncQueueTimeout, errSyncQueue)
+	defer cancel()
+	out, err := e.runWork(waiting, ctx, e.slots(req.Lane), kind, req, func() {
+		req.Status, req.Starts, req.Epoch = tandem.Processing, 1, 1
+		req.StartedAt = e.now()
+		e.backend.Begin(req)
+	})
+	if errors.Is(err, errSyncQueue) {
 		return nil, err
 	}
-
-	req.Status, req.Starts, req.Epoch = tandem.Processing, 1, 1
-	req.StartedAt = e.now()
-	e.backend.Begin(req)
-	workCtx, done := e.running.add(ctx, req.ID)
-	defer done()
-	result, fail := e.runWork(workCtx, slots, kind, req)
-	e.finish(req, result, fail)
+	if err != nil {
+		return nil, &tandem.Error{Code: tandem.CodeUnknown, Message: "the caller left before a slot was free", Err: err}
+	}
+	result, fail := judge(out)
+	finish(req, result, fail, out.at)
 	if err := e.backend.Complete(context.WithoutCancel(ctx), req); err != nil {
 		return nil, err
 	}
 	e.seenWorked(req)
 	return req, nil
-}
-
-func (e *Engine) acquireForSync(ctx context.Context, slots *lane) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, e.opts.SyncQueueTimeout, errSyncQueue)
-	defer cancel()
-	err := slots.acquire(ctx, tandem.Sync)
-	if err != nil && !errors.Is(err, errSyncQueue) {
-		return &tandem.Error{Code: tandem.CodeUnknown, Message: "the caller left before a slot was free", Err: err}
-	}
-	return err
 }
 
 // Accept promises a submission to a caller who does not wait: when it returns
