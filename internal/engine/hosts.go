@@ -7,6 +7,9 @@ import (
 	"tandem/internal/callback"
 )
 
+// maxIdleHosts bounds the hosts that are remembered for their failures alone.
+const maxIdleHosts = 10_000
+
 // hosts is what is known of each callback host: the attempts in flight and the
 // breaker. A host with neither attempts nor failures takes no memory.
 type hosts struct {
@@ -60,6 +63,19 @@ func (h *hosts) leave(name string, now time.Time, judged, healthy bool) {
 	}
 	if known.inFlight == 0 && known.breaker == (callback.Breaker{}) {
 		delete(h.known, name)
+	}
+	if len(h.known) > maxIdleHosts {
+		h.forgetOne()
+	}
+}
+
+// forgetOne forgets the failures of some host without attempts in flight.
+func (h *hosts) forgetOne() {
+	for name, known := range h.known { // in no order
+		if known.inFlight == 0 {
+			delete(h.known, name)
+			return
+		}
 	}
 }
 
