@@ -1,0 +1,378 @@
+package acceptance
+
+import (
+	"context"
+	"encoding/json"
+	"maps"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"tandem/webhook"
+)
+
+func TestAKillLosesNothingThatWasAccepted(t *testing.T) {
+	t.Parallel()
+	const posts, posters = 300, 8
+	rcv := receive(t, nil)
+	file := newFile(t)
+	s := serve(t, "--database", file, "--workers", "1", "--io-concurrency", "4", "--rounds", "200000")
+
+	// Half computes and half waits, so that at any time some are done, some
+	// run and most wait. The posts go on until the service dies under them.
+	var next atomic.Int64
+	var mu sync.Mutex
+	accepted := make(map[string]bool)
+	enough := make(chan struct{})
+	var posting sync.WaitGroup
+	for range posters {
+		posting.Go(func() {
+			for i := next.Add(1); i <= posts; i = next.Add(1) {
+				sub := submission{Workload: "compute", Complexity: 5, Data: map[string]any{"i": i}, CallbackURL: rcv.url + "?i=" + strconv.FormatInt(i, 10)}
+				if i%2 == 0 {
+					sub.Workload, sub.Complexity = "wait", 10
+				}
+				a, err := s.try("POST", "/async", sub)
+				if err != nil {
+					return // what became of this one is unknown
+				}
+				var got struct {
+					RequestID string `json:"request_id"`
+				}
+				if err := json.Unmarshal(a.body, &got); err != nil || a.status != http.StatusAccepted {
+					t.Errorf("POST /async answers %d %s", a.status, a.body)
+					return
+				}
+				mu.Lock()
+				accepted[got.RequestID] = true
+				if len(accepted) == posts*4/5 {
+					close(enough)
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	<-enough
+	for range 5 {
+		rcv.next()
+	}
+	before := s.stats().Requests.ByStatus
+	if before["pending"] < 50 || before["processing"] == 0 || before["callback_sent"] == 0 {
+		t.Errorf("the kill would find %v, which shows too little", before)
+	}
+	sent := s.history("&status=callback_sent")
+	s.kill()
+	posting.Wait()
+
+	s = serve(t, "--database", file, "--io-concurrency", "64", "--rounds", "1000")
+	eventually(t, "every request is settled", func() bool {
+		st := s.stats()
+		return st.Requests.ByStatus["callback_sent"] == st.Requests.Total
+	})
+	rows := s.history("")
+	if len(rows) < len(accepted) || len(rows) > posts {
+		t.Errorf("%d requests are on record, %d were accepted of %d posts", len(rows), len(accepted), posts)
+	}
+	missing := maps.Clone(accepted)
+	for _, r := range rows {
+		delete(missing, r.RequestID)
+		if r.Status != "callback_sent" || string(r.Result) == "null" || r.Callback.Attempts != 1 {
+			t.Errorf("request %s is %+v", r.RequestID, r)
+		}
+	}
+	if len(missing) > 0 {
+		t.Errorf("accepted and lost: %v", missing)
+	}
+
+	came := rcv.byID()
+	for _, r := range rows {
+		if came[r.RequestID] == 0 {
+			t.Errorf("the callback of %s is on record as sent and never came", r.RequestID)
+		}
+		delete(came, r.RequestID)
+	}
+	if len(came) > 0 {
+		t.Errorf("callbacks came for requests that are not on record: %v", came)
+	}
+	came = rcv.byID()
+	for _, r := range sent {
+		if came[r.RequestID] != 1 {
+			t.Errorf("the callback of %s was on record as sent before the kill and came %d times", r.RequestID, came[r.RequestID])
+		}
+	}
+	for _, d := range rcv.received() {
+		d.verify(t, secret)
+	}
+	countersFit(t, s, rows)
+	if s.stop(t); t.Failed() {
+		return
+	}
+	soundFile(t, file)
+}
+
+func TestEvery202IsOnDiskWhenItArrives(t *testing.T) {
+	t.Parallel()
+	const rounds, posters, enough = 5, 16, 60
+	file := newFile(t)
+	var mu sync.Mutex
+	accepted := make(map[string]bool)
+	for range rounds {
+		s := serve(t, "--database", file, "--paused")
+		var n atomic.Int64
+		var posting sync.WaitGroup
+		for range posters {
+			posting.Go(func() {
+				for {
+					a, err := s.try("POST", "/async", quick)
+					if err != nil {
+						return // the service is gone
+					}
+					if a.status != http.StatusAccepted {
+						t.Errorf("POST /async answers %d %s", a.status, a.body)
+						return
+					}
+					mu.Lock()
+					accepted[strings.TrimPrefix(a.header.Get("Location"), "/requests/")] = true
+					mu.Unlock()
+					if n.Add(1) == enough {
+						s.kill() // while the others go on
+					}
+				}
+			})
+		}
+		posting.Wait()
+	}
+	s := serve(t, "--database", file, "--paused")
+	rows := s.history("")
+	for _, r := range rows {
+		delete(accepted, r.RequestID)
+	}
+	if len(accepted) > 0 {
+		t.Errorf("%d requests were accepted and are not on disk", len(accepted))
+	}
+	countersFit(t, s, rows)
+}
+
+func TestNo202WhileTheDatabaseCannotBeWritten(t *testing.T) {
+	t.Parallel()
+	file := newFile(t)
+	s := serve(t, "--database", file)
+	writing, err := openFile(t, file).Conn(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer writing.Close()
+	for _, c := range []struct {
+		name string
+		long bool
+	}{
+		{"for a moment", false},
+		{"for longer than the service waits", true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if _, err := writing.ExecContext(t.Context(), `BEGIN IMMEDIATE`); err != nil {
+				t.Fatal(err)
+			}
+			release := sync.OnceFunc(func() {
+				if _, err := writing.ExecContext(context.WithoutCancel(t.Context()), `ROLLBACK`); err != nil {
+					t.Error(err)
+				}
+			})
+			defer release()
+			answered := s.later("POST", "/async", quick)
+			if c.long {
+				ready := s.later("GET", "/readyz", nil)
+				a := <-answered
+				if p := a.problem(t, http.StatusServiceUnavailable); p.ErrorCode != "unavailable" {
+					t.Errorf("POST /async answers %s", a.body)
+				}
+				a.retryAfter(t)
+				(<-ready).problem(t, http.StatusServiceUnavailable)
+				release()
+			} else {
+				for range 50 { // time enough, were the commit not waited for
+					s.get("/requests")
+				}
+				select {
+				case a := <-answered:
+					t.Fatalf("answered %d before the commit", a.status)
+				default:
+				}
+				release()
+				if a := <-answered; a.status != http.StatusAccepted {
+					t.Errorf("POST /async answers %d %s", a.status, a.body)
+				}
+			}
+			s.async(quick)
+			if a := s.get("/readyz"); a.status != http.StatusOK {
+				t.Errorf("/readyz says %d %s", a.status, a.body)
+			}
+		})
+	}
+	var rows []record
+	eventually(t, "all is worked", func() bool {
+		rows = s.history("")
+		return !slices.ContainsFunc(rows, func(r record) bool { return !r.worked() })
+	})
+	if len(rows) != 3 {
+		t.Errorf("%d requests are on record, want the 3 that were accepted", len(rows))
+	}
+	countersFit(t, s, rows)
+}
+
+func TestWorkThatAKillInterruptedIsDoneAgain(t *testing.T) {
+	t.Parallel()
+	u := newUpstream(t)
+	rcv := receive(t, nil)
+	file := newFile(t)
+	s := serve(t, "--database", file, u.flag())
+	id := s.async(u.work("a", rcv.url))
+	u.await()
+	s.kill()
+
+	s = serve(t, "--database", file, u.flag())
+	if again := u.await(); again != "a" {
+		t.Fatalf("called for %q", again)
+	}
+	u.open()
+	d := rcv.next()
+	d.verify(t, secret)
+	rec := s.settled(id)
+	if rec.Status != "callback_sent" || string(rec.Result) != `{"hello":"a"}` || d.id() != id {
+		t.Errorf("the record is %+v", rec)
+	}
+	if n := u.called("a"); n != 2 {
+		t.Errorf("the work was started %d times, want 2", n)
+	}
+}
+
+func TestASyncRequestThatAKillInterruptedReadsFailed(t *testing.T) {
+	t.Parallel()
+	u := newUpstream(t)
+	file := newFile(t)
+	s := serve(t, "--database", file, u.flag())
+	cut := make(chan error, 1)
+	go func() {
+		_, err := s.try("POST", "/sync", u.work("a", ""))
+		cut <- err
+	}()
+	u.await()
+	var running []record
+	eventually(t, "the sync request is on record", func() bool {
+		running = s.history("&mode=sync&status=processing")
+		return len(running) == 1
+	})
+	s.kill()
+	if err := <-cut; err == nil {
+		t.Error("the caller of a killed service got an answer")
+	}
+
+	s = serve(t, "--database", file, u.flag())
+	rec := s.record(running[0].RequestID)
+	if rec.Status != "failed" || show(rec.ErrorCode) != "interrupted" || show(rec.ErrorMessage) != "interrupted by a restart" || rec.CompletedAt == nil {
+		t.Errorf("the record is %+v, %s, %s", rec, show(rec.ErrorCode), show(rec.ErrorMessage))
+	}
+	if n := u.called("a"); n != 1 {
+		t.Errorf("the work was started %d times, want 1", n)
+	}
+	countersFit(t, s, s.history(""))
+}
+
+func TestWorkThatTakesTheServiceDownThreeTimesFails(t *testing.T) {
+	t.Parallel()
+	u := newUpstream(t)
+	rcv := receive(t, nil)
+	file := newFile(t)
+	var id string
+	for start := range 3 {
+		s := serve(t, "--database", file, u.flag())
+		if start == 0 {
+			id = s.async(u.work("deadly", rcv.url))
+		}
+		u.await()
+		s.kill()
+	}
+
+	s := serve(t, "--database", file, u.flag())
+	d := rcv.next()
+	d.verify(t, secret)
+	if d.event.Type != webhook.RequestFailed || d.event.Error == nil || d.event.Error.Code != "crashed_worker" {
+		t.Errorf("the event is %s", d.body)
+	}
+	rec := s.settled(id)
+	if rec.Status != "failed" || show(rec.ErrorCode) != "crashed_worker" || rec.Callback.State != "sent" {
+		t.Errorf("the record is %+v", rec)
+	}
+	if n := u.called("deadly"); n != 3 {
+		t.Errorf("the work was started %d times, want 3", n)
+	}
+}
+
+func TestAnAttemptThatAKillInterruptedIsMadeAgainUnderTheSameID(t *testing.T) {
+	t.Parallel()
+	held := newGate()
+	rcv := receive(t, func(_ http.ResponseWriter, r *http.Request, d delivery) {
+		if d.n == 1 {
+			held.pass(r)
+		}
+	})
+	t.Cleanup(held.open)
+	file := newFile(t)
+	s := serve(t, "--database", file)
+	id := s.async(submission{Workload: "wait", Data: data, CallbackURL: rcv.url})
+	first := rcv.next()
+	s.kill()
+
+	s = serve(t, "--database", file)
+	second := rcv.next()
+	second.verify(t, secret)
+	if first.id() != id || second.id() != id {
+		t.Errorf("webhook-id is %q and then %q, want both %q", first.id(), second.id(), id)
+	}
+	if string(second.event.Result) != string(first.event.Result) || !second.event.Timestamp.Equal(first.event.Timestamp) {
+		t.Errorf("the callback reads %s and then %s", first.body, second.body)
+	}
+	if second.event.Metadata.Attempt != 1 {
+		t.Errorf("the interrupted attempt was spent: the next is number %d", second.event.Metadata.Attempt)
+	}
+	rec := s.settled(id)
+	if all := s.attempts(id); rec.Status != "callback_sent" || len(all) != 1 {
+		t.Errorf("the record is %+v, its attempts %+v", rec, all)
+	}
+}
+
+func TestRecoveryAndNewRequestsGoSideBySide(t *testing.T) {
+	t.Parallel()
+	u := newUpstream(t)
+	file := newFile(t)
+	s := serve(t, "--database", file, u.flag(), "--io-concurrency", "8")
+	ids := make([]string, 20)
+	for i := range ids {
+		ids[i] = s.async(u.work("old", ""))
+	}
+	for range 8 {
+		u.await()
+	}
+	s.kill()
+
+	s = serve(t, "--database", file, u.flag(), "--io-concurrency", "8")
+	began := time.Now()
+	if _, result := s.sync(submission{Workload: "compute", Data: data}); result == "" {
+		t.Error("no result")
+	}
+	if took := time.Since(began); took > patience/2 {
+		t.Errorf("a sync request took %v while the service recovers", took)
+	}
+	u.open()
+	for _, id := range ids {
+		if rec := s.worked(id); rec.Status != "completed" {
+			t.Errorf("request %s is %+v", id, rec)
+		}
+	}
+	countersFit(t, s, s.history(""))
+}

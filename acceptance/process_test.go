@@ -1,0 +1,252 @@
+package acceptance
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"tandem/webhook"
+)
+
+// program is the path of the tandem that is tested.
+var program string
+
+// buildFlags are how it is built.
+var buildFlags = []string{"-buildvcs=false"}
+
+func TestMain(m *testing.M) { os.Exit(buildAndRun(m)) }
+
+func buildAndRun(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "tandem-acceptance-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "make a place for the program:", err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	program = filepath.Join(dir, "tandem")
+	if runtime.GOOS == "windows" {
+		program += ".exe"
+	}
+	build := exec.Command("go", append(append([]string{"build"}, buildFlags...), "-o", program, "tandem/cmd/tandem")...)
+	build.Stderr = os.Stderr
+	if err := build.Run(); err != nil {
+		fmt.Fprintln(os.Stderr, "build the program:", err)
+		return 1
+	}
+	return m.Run()
+}
+
+// patience is how long anything may take that should happen soon. It bounds a
+// test that fails; one that passes does not wait for it.
+const patience = 20 * time.Second
+
+// secret signs the callbacks of every service that serve starts.
+var secret = webhook.NewSecret()
+
+// process is one run of the program.
+type process struct {
+	cmd    *exec.Cmd
+	stdout output
+	stderr output
+	exited chan struct{} // closed once it has ended and its output is complete
+}
+
+// start runs the program in dir with nothing in its environment that says how
+// tandem should behave but env. It is ended with the test.
+func start(t *testing.T, dir string, env []string, args ...string) *process {
+	t.Helper()
+	p := &process{cmd: exec.Command(program, args...), exited: make(chan struct{})}
+	p.cmd.Dir = dir
+	p.cmd.Env = append(plainEnvironment(), "TMPDIR="+dir)
+	p.cmd.Env = append(p.cmd.Env, env...)
+	p.cmd.Stdout, p.cmd.Stderr = &p.stdout, &p.stderr
+	dieWithParent(p.cmd)
+	if err := p.cmd.Start(); err != nil {
+		t.Fatalf("start tandem %s: %v", strings.Join(args, " "), err)
+	}
+	go func() {
+		defer close(p.exited)
+		_ = p.cmd.Wait() // what it says is in ProcessState
+	}()
+	t.Cleanup(func() {
+		p.kill()
+		log := p.stderr.String()
+		if strings.Contains(log, "DATA RACE") || strings.Contains(log, "a handler panicked") || strings.Contains(log, "\ngoroutine ") {
+			t.Errorf("the program is broken")
+		}
+		if t.Failed() {
+			t.Logf("stderr of tandem %s:\n%s", strings.Join(args, " "), tail(log, 3<<10))
+		}
+	})
+	return p
+}
+
+func plainEnvironment() []string {
+	var env []string
+	for _, v := range os.Environ() {
+		if !strings.HasPrefix(v, "TANDEM_") && !strings.HasPrefix(v, "ENVIRONMENT=") {
+			env = append(env, v)
+		}
+	}
+	return env
+}
+
+// kill ends the process as a crash does, and waits until it is gone.
+func (p *process) kill() {
+	_ = p.cmd.Process.Kill() // fails only if it has ended
+	<-p.exited
+}
+
+// signal sends a signal that asks the process to end.
+func (p *process) signal(t *testing.T, sig os.Signal) {
+	t.Helper()
+	if err := p.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		t.Fatalf("send %v: %v", sig, err)
+	}
+}
+
+// wait returns the exit code once the process has ended, or -1 if a signal
+// ended it.
+func (p *process) wait(t *testing.T) int {
+	t.Helper()
+	select {
+	case <-p.exited:
+		return p.cmd.ProcessState.ExitCode()
+	case <-time.After(patience):
+		t.Fatal("the program did not end")
+		return 0
+	}
+}
+
+// says waits until the log of the process holds a text.
+func (p *process) says(t *testing.T, text string) {
+	t.Helper()
+	eventually(t, "the log says "+text, func() bool { return strings.Contains(p.stderr.String(), text) })
+}
+
+// stop asks the process to end and wants it to end well.
+func (p *process) stop(t *testing.T) {
+	t.Helper()
+	p.signal(t, syscall.SIGTERM)
+	if code := p.wait(t); code != 0 {
+		t.Fatalf("exit code after SIGTERM is %d, want 0", code)
+	}
+}
+
+// needSignals skips a test where a process cannot be asked to end.
+func needSignals(t *testing.T) {
+	t.Helper()
+	if runtime.GOOS == "windows" {
+		t.Skip("there are no signals to send on windows")
+	}
+}
+
+// run runs the program to its end.
+func run(t *testing.T, env []string, args ...string) (stdout, stderr string, code int) {
+	t.Helper()
+	p := start(t, t.TempDir(), env, args...)
+	code = p.wait(t)
+	return p.stdout.String(), p.stderr.String(), code
+}
+
+// service is a run of tandem serve that listens.
+type service struct {
+	*process
+	t      *testing.T
+	addr   string
+	client *http.Client
+}
+
+// serve starts a service on a free port, signing with secret.
+func serve(t *testing.T, args ...string) *service {
+	t.Helper()
+	return serveIn(t, t.TempDir(), []string{"TANDEM_CALLBACK_SECRET=" + secret.Reveal()}, args...)
+}
+
+// serveIn starts a service in dir, with env and nothing else in its environment.
+func serveIn(t *testing.T, dir string, env []string, args ...string) *service {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "address")
+	args = append([]string{"serve", "--addr", "127.0.0.1:0", "--address-file", file}, args...)
+	p := start(t, dir, env, args...)
+	return connect(t, p, file)
+}
+
+// connect returns a service once it has written its address to the file.
+func connect(t *testing.T, p *process, addressFile string) *service {
+	t.Helper()
+	s := &service{process: p, t: t, addr: awaitAddress(t, p, addressFile)}
+	transport := &http.Transport{MaxIdleConnsPerHost: 64}
+	t.Cleanup(transport.CloseIdleConnections)
+	s.client = &http.Client{Transport: transport, Timeout: time.Minute}
+	return s
+}
+
+// awaitAddress reads the address that a service writes once it listens.
+func awaitAddress(t *testing.T, p *process, file string) string {
+	t.Helper()
+	var addr string
+	eventually(t, "the service listens", func() bool {
+		select {
+		case <-p.exited:
+			t.Fatalf("the service ended with exit code %d:\n%s", p.cmd.ProcessState.ExitCode(), p.stderr.String())
+		default:
+		}
+		text, err := os.ReadFile(file)
+		addr = strings.TrimSpace(string(text))
+		return err == nil
+	})
+	return addr
+}
+
+// eventually asks until the answer is yes.
+func eventually(t *testing.T, what string, yes func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !yes(); {
+		if time.Now().After(deadline) {
+			t.Fatalf("in vain waited until %s", what)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// newFile is the path of a database that does not exist yet.
+func newFile(t *testing.T) string {
+	t.Helper()
+	return filepath.Join(t.TempDir(), "requests.db")
+}
+
+// output collects what a process writes.
+type output struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (o *output) Write(b []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.Write(b)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.String()
+}
+
+func tail(s string, n int) string {
+	if len(s) > n {
+		return "..." + s[len(s)-n:]
+	}
+	return s
+}
