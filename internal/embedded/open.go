@@ -74,6 +74,7 @@ type Backend struct {
 	backlogs   map[string]*backlog // by lane
 	deliveries *deliveries
 	watchers   watchers
+	notes      sync.Map // of *note, by the id of a sync request in progress
 
 	closing  sync.RWMutex // held for reading while a write is queued
 	closed   bool

@@ -3,6 +3,7 @@ package embedded
 import (
 	"context"
 	"database/sql"
+	"sync/atomic"
 	"time"
 
 	"tandem"
@@ -50,13 +51,30 @@ func (b *Backend) Accept(ctx context.Context, req *tandem.Request) error {
 	}
 }
 
+// note is that a sync request has begun. It waits a moment for a write to share
+// a commit with, and is dropped if the request's own outcome comes before it is
+// written: that writes the whole row.
+type note struct{ state atomic.Int32 }
+
+const (
+	noteWaits int32 = iota
+	noteWritten
+	noteDropped
+)
+
 // Begin implements engine.Store.
 func (b *Backend) Begin(req *tandem.Request) {
 	row := *req
+	n := &note{}
+	b.notes.Store(row.ID, n)
 	// If the queue takes it, its outcome is of no interest: Complete writes
 	// the row if this note was lost, for whatever reason.
 	_ = b.post(context.Background(), &write{
 		apply: func(t *transaction) error {
+			n.state.CompareAndSwap(noteWaits, noteWritten)
+			if n.state.Load() == noteDropped {
+				return nil
+			}
 			if err := changed(t.insert, insertArgs(&row)...); err != nil {
 				return err
 			}
@@ -109,16 +127,27 @@ func (b *Backend) requeue(ctx context.Context, req *tandem.Request, starts int) 
 
 // Complete implements engine.Store.
 func (b *Backend) Complete(ctx context.Context, req *tandem.Request) error {
+	noted := true
+	if n, ok := b.notes.LoadAndDelete(req.ID); ok {
+		noted = !n.(*note).state.CompareAndSwap(noteWaits, noteDropped)
+	}
 	err := b.do(ctx, func(t *transaction) error {
-		err := changed(t.finish, finishArgs(req)...)
-		if err == nil {
-			t.count(req, tandem.Processing, req.Callback.State, -1)
-		} else if tandem.CodeOf(err) == tandem.CodeConflict && req.Mode == tandem.Sync {
-			// The note of its beginning was lost, or it has an outcome.
-			err = changed(t.insert, insertArgs(req)...)
+		insert := !noted
+		if noted {
+			err := changed(t.finish, finishArgs(req)...)
+			switch {
+			case err == nil:
+				t.count(req, tandem.Processing, req.Callback.State, -1)
+			case tandem.CodeOf(err) == tandem.CodeConflict && req.Mode == tandem.Sync:
+				insert = true // the note was lost, or the request has an outcome
+			default:
+				return err
+			}
 		}
-		if err != nil {
-			return err
+		if insert {
+			if err := changed(t.insert, insertArgs(req)...); err != nil {
+				return err
+			}
 		}
 		t.count(req, req.Status, req.Callback.State, +1)
 		if req.Failure != nil {
