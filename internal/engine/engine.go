@@ -119,8 +119,8 @@ func New(backend Backend, registry *work.Registry, guard *egress.Guard, sender *
 		secrets:  secrets,
 		log:      opts.Logger,
 		lanes: map[string]*lane{
-			work.CPU.String():   newLane(opts.Workers),
-			work.Waits.String(): newLane(opts.IOConcurrency),
+			work.CPU.String():   newLane(work.CPU, opts.Workers),
+			work.Waits.String(): newLane(work.Waits, opts.IOConcurrency),
 		},
 		hosts:   newHosts(opts.PerHost),
 		running: newRunning(),

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"tandem"
+	"tandem/work"
 )
 
 // lane is the slots for one class of work, shared by both modes. When sync
@@ -23,7 +24,8 @@ import (
 // time, and none when the work is long (see startAhead) - but one while sync
 // callers wait, because a request has its turn only once it is started.
 type lane struct {
-	slots int
+	slots    int
+	burnsCPU bool // its work computes, rather than waits
 
 	mu      sync.Mutex
 	free    int
@@ -50,11 +52,12 @@ type ticket struct {
 	taken bool          // it has a slot, or had one
 }
 
-func newLane(slots int) *lane {
+func newLane(class work.Class, slots int) *lane {
 	return &lane{
-		slots: slots,
-		free:  slots,
-		turn:  tandem.Sync,
+		slots:    slots,
+		burnsCPU: class == work.CPU,
+		free:     slots,
+		turn:     tandem.Sync,
 		waiting: map[tandem.Mode]*list.List{
 			tandem.Sync:  list.New(),
 			tandem.Async: list.New(),
@@ -90,25 +93,32 @@ func (l *lane) withdraw(t *ticket) bool {
 	return true
 }
 
-// work is a slot in use: it runs tickets until none waits.
+// work is a slot in use: it runs tickets until none waits. If it computes on
+// and on it lets all other threads go first, so that requests are accepted at
+// once however busy the slots are.
 func (l *lane) work(t *ticket) {
+	politely := false
 	for ; t != nil; t = l.next() {
 		start := time.Now()
 		if !t.run() {
 			return
 		}
-		l.note(time.Since(start))
+		if mean := l.note(time.Since(start)); l.burnsCPU && mean >= time.Millisecond && !politely {
+			letOthersFirst()
+			politely = true
+		}
 	}
 }
 
-// note keeps the mean of how long slots are held.
-func (l *lane) note(held time.Duration) {
+// note keeps the mean of how long slots are held, and returns it.
+func (l *lane) note(held time.Duration) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.meanWork == 0 {
 		l.meanWork = held
 	}
 	l.meanWork += (held - l.meanWork) / 16
+	return l.meanWork
 }
 
 // next takes the next ticket for a slot, or frees the slot and returns nil.

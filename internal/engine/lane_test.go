@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"tandem"
+	"tandem/work"
 )
 
 // laneTest runs tickets on a lane, each until it is told to end.
@@ -22,7 +23,7 @@ type laneTest struct {
 }
 
 func newLaneTest(slots int) *laneTest {
-	return &laneTest{lane: newLane(slots), ends: map[string]chan struct{}{}}
+	return &laneTest{lane: newLane(work.CPU, slots), ends: map[string]chan struct{}{}}
 }
 
 func (lt *laneTest) add(ctx context.Context, mode tandem.Mode, name string) *ticket {
@@ -232,7 +233,7 @@ func TestStartAhead(t *testing.T) {
 
 func TestAbandonedWorkFreesItsSlotUntilThereIsTooMuchOfIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := newLane(1)
+		l := newLane(work.CPU, 1)
 		release := make(chan struct{})
 		stuck := func() *ticket {
 			entered := make(chan func() bool, 1)
