@@ -162,8 +162,10 @@ func TestReservationsFollowTheSlots(t *testing.T) {
 			defer cancel()
 			return lt.reserve(ctx) == nil
 		}
-		if !reserved() || !reserved() {
-			t.Fatal("two free slots do not take two reservations")
+		for range 2 {
+			if !reserved() {
+				t.Fatal("two free slots do not take two reservations")
+			}
 		}
 		if reserved() {
 			t.Fatal("two free slots take three reservations")

@@ -78,8 +78,10 @@ func TestATallyCountsTheLastWholeMinute(t *testing.T) {
 func TestAHostIsLimitedAndLeftAloneOnItsOwn(t *testing.T) {
 	h := newHosts(2)
 	admit := func(name string, at time.Time) bool { return h.admit(name, at).OK }
-	if !admit("a", noon) || !admit("a", noon) || admit("a", noon) {
-		t.Fatal("want two attempts in flight, no third")
+	for i, want := range []bool{true, true, false} {
+		if admit("a", noon) != want {
+			t.Fatalf("attempt %d: want two in flight, no third", i+1)
+		}
 	}
 	if !admit("b", noon) {
 		t.Fatal("one full host holds up another")
@@ -88,8 +90,9 @@ func TestAHostIsLimitedAndLeftAloneOnItsOwn(t *testing.T) {
 	if !admit("a", noon) {
 		t.Fatal("an attempt that ended leaves no room")
 	}
-	h.leave("a", noon, false, false)
-	h.leave("a", noon, false, false)
+	for range 2 {
+		h.leave("a", noon, false, false)
+	}
 	h.leave("b", noon, true, true)
 	if n := len(h.known); n != 0 {
 		t.Errorf("%d hosts are remembered without a reason", n)
@@ -109,15 +112,19 @@ func TestAHostIsLimitedAndLeftAloneOnItsOwn(t *testing.T) {
 		t.Errorf("states are %+v, want a, open", states)
 	}
 	later := noon.Add(callback.BreakerOpen)
-	if !admit("a", later) || admit("a", later) {
-		t.Error("half-open: want one probe and no second")
+	for i, want := range []bool{true, false} {
+		if admit("a", later) != want {
+			t.Errorf("half-open, attempt %d: want one probe and no second", i+1)
+		}
 	}
 	if n := h.byBreaker(later); n["half_open"] != 1 || n["open"] != 0 {
 		t.Errorf("by breaker: %v, want one half-open", n)
 	}
 	h.leave("a", later, true, true)
-	if !admit("a", later) || !admit("a", later) {
-		t.Error("a probe that succeeded does not close the breaker")
+	for range 2 {
+		if !admit("a", later) {
+			t.Error("a probe that succeeded does not close the breaker")
+		}
 	}
 }
 

@@ -44,8 +44,8 @@ func (e *Engine) Do(ctx context.Context, sub Submission) (*tandem.Request, error
 		req.StartedAt = e.now()
 		e.backend.Begin(req)
 	})
-	if errors.Is(err, errSyncQueue) {
-		return nil, err
+	if errors.Is(err, errSyncQueue) || errors.Is(err, context.DeadlineExceeded) {
+		return nil, errSyncQueue
 	}
 	if err != nil {
 		return nil, &tandem.Error{Code: tandem.CodeUnknown, Message: "the caller left before a slot was free", Err: err}

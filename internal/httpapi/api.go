@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"sort"
+	"strconv"
 	"strings"
 	"time"
 
@@ -90,6 +91,7 @@ func (a *API) routes(mux *http.ServeMux) {
 		mux.HandleFunc("POST /test-callback", a.testCallback)
 	}
 	op.describeBodies()
+	op.describePlainRoutes(a.opts.Demo)
 	a.docs(mux, api.OpenAPI())
 
 	a.refuseTheRest(mux, api.OpenAPI())
@@ -99,10 +101,7 @@ func (a *API) routes(mux *http.ServeMux) {
 // with what it allows, and 404 for everything else.
 func (a *API) refuseTheRest(mux *http.ServeMux, doc *huma.OpenAPI) {
 	allowed := map[string]string{
-		"/metrics": "GET, HEAD", "/openapi.json": "GET, HEAD", "/docs/": "GET, HEAD", "/redoc": "GET, HEAD",
-	}
-	if a.opts.Demo {
-		allowed["/test-callback"] = "POST"
+		"/openapi.json": "GET, HEAD", "/docs/": "GET, HEAD", "/redoc": "GET, HEAD",
 	}
 	for path, item := range doc.Paths {
 		var methods []string
@@ -169,6 +168,12 @@ func (a *API) sync(ctx context.Context, in *struct{ exchange }) (*struct{ Body S
 	if err := extendWrite(in.w, a.engine.LongestSync()); err != nil {
 		return nil, a.refuse(in.r, err)
 	}
+	if wait, ok := preferredWait(in.r.Header); ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, wait)
+		defer cancel()
+		in.w.Header().Set("Preference-Applied", "wait="+strconv.Itoa(int(wait.Seconds())))
+	}
 	req, err := a.engine.Do(ctx, sub)
 	if err != nil {
 		return nil, a.refuse(in.r, err)
@@ -183,6 +188,24 @@ func (a *API) sync(ctx context.Context, in *struct{ exchange }) (*struct{ Body S
 		ProcessingTimeMS: engine.Milliseconds(req.ProcessingTime()),
 		Timestamp:        req.WorkedAt,
 	}}, nil
+}
+
+// preferredWait returns how long the client is willing to wait, from
+// Prefer: wait=N (RFC 7240, section 4.3). What is malformed is ignored, as the
+// RFC asks for.
+func preferredWait(h http.Header) (time.Duration, bool) {
+	for preference := range strings.SplitSeq(strings.Join(h.Values("Prefer"), ","), ",") {
+		name, value, _ := strings.Cut(preference, "=")
+		value, _, _ = strings.Cut(value, ";") // parameters, of which wait has none
+		if !strings.EqualFold(strings.TrimSpace(name), "wait") {
+			continue
+		}
+		seconds, err := strconv.Atoi(strings.Trim(strings.TrimSpace(value), `"`))
+		if err == nil && seconds > 0 && seconds <= 3600 {
+			return time.Duration(seconds) * time.Second, true
+		}
+	}
+	return 0, false
 }
 
 // acceptance is the answer of POST /async.

@@ -69,6 +69,24 @@ func (o operations) describe(method, path, summary, refusals string) huma.Operat
 	return op
 }
 
+// describePlainRoutes describes the routes that huma does not serve.
+func (o operations) describePlainRoutes(demo bool) {
+	metrics := o.describe("GET", "/metrics", "The same for Prometheus", "")
+	metrics.Responses["200"] = &huma.Response{
+		Description: "Prometheus text format",
+		Content:     map[string]*huma.MediaType{"text/plain": {Schema: &huma.Schema{Type: "string"}}},
+	}
+	o.api.OpenAPI().AddOperation(&metrics)
+	if demo {
+		receive := o.describe("POST", "/test-callback", "A receiver for trying by hand: shows and verifies what it gets", "413 415 422")
+		receive.Responses["200"] = &huma.Response{
+			Description: "What was received",
+			Content:     map[string]*huma.MediaType{"application/json": {Schema: o.schema(reflect.TypeFor[TestCallback]())}},
+		}
+		o.api.OpenAPI().AddOperation(&receive)
+	}
+}
+
 func (o operations) refusal(status string) *huma.Response {
 	code, err := strconv.Atoi(status)
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -119,7 +120,7 @@ func (a *API) admit(w http.ResponseWriter, r *http.Request) bool {
 	if d.OK {
 		return true
 	}
-	newProblem(http.StatusTooManyRequests, "rate_limited", "", "over "+a.opts.Rate.String()+" requests; come back after the time in Retry-After").
+	newProblem(http.StatusTooManyRequests, "rate_limited", "", fmt.Sprintf("over %d requests in %v; come back after the time in Retry-After", d.Limit, d.Window)).
 		with("Retry-After", retryAfter(d.Retry)).write(w)
 	return false
 }
