@@ -70,12 +70,12 @@ func TestNewNamesAllFaultsAtOnce(t *testing.T) {
 		}
 	}
 	for name, opts := range map[string]server.Options{
-		"Workers":   {Workers: -1},
-		"range":     {InsecureAllowCallbackNets: []netip.Prefix{{}}},
-		"workload":  {Workloads: []work.Kind{{Name: "Bad Name"}}},
-		"no such":   {Database: filepath.Join(t.TempDir(), "missing", "requests.db")},
-		"URL must":  {Upstreams: []work.Upstream{{Name: "a", URL: "nowhere"}}},
-		"database":  {Database: t.TempDir()}, // which is a directory
+		"Workers":  {Workers: -1},
+		"range":    {InsecureAllowCallbackNets: []netip.Prefix{{}}},
+		"workload": {Workloads: []work.Kind{{Name: "Bad Name"}}},
+		"no such":  {Database: filepath.Join(t.TempDir(), "missing", "requests.db")},
+		"URL must": {Upstreams: []work.Upstream{{Name: "a", URL: "nowhere"}}},
+		"database": {Database: t.TempDir()}, // which is a directory
 	} {
 		s, err := server.New(t.Context(), opts)
 		if err == nil || !strings.Contains(err.Error(), name) {
