@@ -202,20 +202,27 @@ func (l *lane) busy() int {
 	return l.slots - l.free
 }
 
-// commitTime is what a start on disk may take, generously, and maxAhead bounds
-// what a crash could find started and not running.
+// commitTime is what a start on disk may take, generously. maxAhead bounds what
+// a crash could find started and not running. Work longer than longWork is not
+// started ahead: its request would read as processing, and wait.
 const (
 	commitTime = 5 * time.Millisecond
+	longWork   = 100 * time.Millisecond
 	maxAhead   = 64
 )
 
 // startAhead returns how many requests to start beyond the free slots, so that
-// a slot that frees finds one that is already started.
+// a slot that frees finds one that is already started: one a slot, since slots
+// like to free together, and more if the work is shorter than a commit.
 func startAhead(slots int, meanWork time.Duration) int {
-	if meanWork <= 0 {
-		return min(slots, maxAhead)
+	if meanWork > longWork {
+		return 0
 	}
-	return int(min(maxAhead, int64(slots)*int64(commitTime)/int64(meanWork)))
+	ahead := slots
+	if meanWork > 0 && meanWork < commitTime {
+		ahead = int(min(maxAhead, int64(slots)*int64(commitTime)/int64(meanWork)))
+	}
+	return min(ahead, maxAhead)
 }
 
 // abandon gives up on a Func that ignored the end of its context: its slot

@@ -221,9 +221,10 @@ func TestStartAhead(t *testing.T) {
 		want  int
 	}{
 		{"nothing is known yet: as many as there are slots", 4, 0, 4},
-		{"work of a second needs none", 4, time.Second, 0},
+		{"long work is not started ahead", 4, longWork + 1, 0},
+		{"work that is not long needs one a slot", 4, longWork, 4},
 		{"work of a commit's time needs one a slot", 4, commitTime, 4},
-		{"work just longer than that of two slots needs one in all", 2, commitTime + time.Microsecond, 1},
+		{"work of half a commit's time needs two a slot", 4, commitTime / 2, 8},
 		{"short work needs many", 2, 100 * time.Microsecond, maxAhead},
 		{"many slots are bounded, too", 512, 0, maxAhead},
 	} {
