@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -46,6 +48,24 @@ func buildAndRun(m *testing.M) int {
 	return m.Run()
 }
 
+// lookAtSources asks for the state of every file that the program is made of:
+// the go command repeats a cached result unless a file that was asked for has
+// changed, and does not see what the build reads. It listens only while tests
+// run, so this is not done with the build.
+var lookAtSources = sync.OnceValue(func() error {
+	return filepath.WalkDir("..", func(path string, entry fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case entry.IsDir() && strings.HasPrefix(entry.Name(), ".") && path != "..":
+			return fs.SkipDir
+		case slices.Contains([]string{".go", ".sql", ".mod", ".html", ".js"}, filepath.Ext(path)):
+			_, err = os.Stat(path)
+		}
+		return err
+	})
+})
+
 // patience is how long anything may take that should happen soon. It bounds a
 // test that fails; one that passes does not wait for it.
 const patience = 20 * time.Second
@@ -65,6 +85,9 @@ type process struct {
 // tandem should behave but env. It is ended with the test.
 func start(t *testing.T, dir string, env []string, args ...string) *process {
 	t.Helper()
+	if err := lookAtSources(); err != nil {
+		t.Fatal(err)
+	}
 	p := &process{cmd: exec.Command(program, args...), exited: make(chan struct{})}
 	p.cmd.Dir = dir
 	p.cmd.Env = append(plainEnvironment(), "TMPDIR="+dir)
