@@ -71,7 +71,7 @@ func (o operations) describe(method, path, summary, refusals string) huma.Operat
 
 // describePlainRoutes describes the routes that huma does not serve.
 func (o operations) describePlainRoutes(demo bool) {
-	metrics := o.describe("GET", "/metrics", "The same for Prometheus", "")
+	metrics := o.describe("GET", "/metrics", "Counters, gauges and histograms for Prometheus", "")
 	metrics.Responses["200"] = &huma.Response{
 		Description: "Prometheus text format",
 		Content:     map[string]*huma.MediaType{"text/plain": {Schema: &huma.Schema{Type: "string"}}},

@@ -10,7 +10,7 @@ import (
 
 // SubmitSync is the body of POST /sync.
 type SubmitSync struct {
-	Data       map[string]any `json:"data" minProperties:"1" doc:"The input: an object of at most 10,000 bytes encoded and 10 levels. Numbers keep their digits."`
+	Data       map[string]any `json:"data" minProperties:"1" example:"{\"price\":19.90,\"quantity\":3}" doc:"The input: an object of at most 10,000 bytes encoded and 10 levels. Numbers keep their digits."`
 	Complexity int            `json:"complexity,omitempty" minimum:"1" maximum:"10" default:"1" doc:"How much work to do"`
 	Workload   string         `json:"workload,omitempty" default:"compute" doc:"Which kind of work: compute burns CPU, wait waits, mixed does both, http calls an upstream the operator configured"`
 }
