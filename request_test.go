@@ -1,94 +1,11 @@
 package tandem
 
 import (
-	"errors"
 	"fmt"
-	"os"
-	"slices"
 	"strings"
 	"testing"
 	"time"
 )
-
-// docs/states.md tells people what the table tells the code.
-func TestStatesAreAsDocumented(t *testing.T) {
-	text, err := os.ReadFile("docs/states.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, table, found := strings.Cut(string(text), "| from | to |\n|---|---|\n")
-	if !found {
-		t.Fatal("docs/states.md has no table of moves")
-	}
-	documented := map[Status]string{}
-	for line := range strings.Lines(table) {
-		cells := strings.Split(line, "|")
-		if len(cells) != 4 {
-			break
-		}
-		documented[Status(strings.TrimSpace(cells[1]))] = strings.TrimSpace(cells[2])
-	}
-	for _, status := range Statuses {
-		var moves []string
-		for _, to := range status.Moves() {
-			moves = append(moves, string(to))
-		}
-		want := strings.Join(moves, ", ")
-		if want == "" {
-			want = "-"
-		}
-		if got, ok := documented[status]; !ok || got != want {
-			t.Errorf("docs/states.md moves %s to %q, the code to %q", status, got, want)
-		}
-		delete(documented, status)
-	}
-	for status := range documented {
-		t.Errorf("docs/states.md has the status %q, the code has not", status)
-	}
-}
-
-func TestEveryStatusCanBeReachedAndHasMoves(t *testing.T) {
-	reached := map[Status]bool{Pending: true, Processing: true} // where requests begin
-	for from, to := range moves {
-		if !slices.Contains(Statuses, from) {
-			t.Errorf("%s moves and is no status", from)
-		}
-		for _, status := range to {
-			reached[status] = true
-		}
-	}
-	for _, status := range Statuses {
-		if !reached[status] {
-			t.Errorf("nothing moves to %s", status)
-		}
-		if _, ok := moves[status]; !ok {
-			t.Errorf("%s is not in the table", status)
-		}
-	}
-}
-
-func TestWorkedSucceededSettled(t *testing.T) {
-	for _, row := range []struct {
-		status                   Status
-		callback                 CallbackState
-		worked, success, settled bool
-	}{
-		{Pending, CallbackNone, false, false, false},
-		{Processing, CallbackPending, false, false, false},
-		{Completed, CallbackNone, true, true, true},
-		{Completed, CallbackPending, true, true, false},
-		{Failed, CallbackNone, true, false, true},
-		{Failed, CallbackPending, true, false, false},
-		{Failed, CallbackDelivered, true, false, true},
-		{CallbackSent, CallbackDelivered, true, true, true},
-		{CallbackFailed, CallbackGivenUp, true, true, true},
-	} {
-		req := Request{Status: row.status, Callback: Callback{State: row.callback}}
-		if got := [3]bool{row.status.Worked(), row.status.Succeeded(), req.Settled()}; got != [3]bool{row.worked, row.success, row.settled} {
-			t.Errorf("%s with callback %s: worked, succeeded, settled are %v", row.status, row.callback, got)
-		}
-	}
-}
 
 func TestIDsSortByTimeAndDoNotRepeat(t *testing.T) {
 	at := time.UnixMilli(1_700_000_000_000)
@@ -107,6 +24,32 @@ func TestIDsSortByTimeAndDoNotRepeat(t *testing.T) {
 		}
 		seen[id], last = true, id
 		at = at.Add(time.Millisecond)
+	}
+}
+
+func TestIDsAtTheEdgesOfTime(t *testing.T) {
+	for _, row := range []struct {
+		name string
+		at   time.Time
+		want string // how it begins
+	}{
+		{"the first moment", time.UnixMilli(0), "req_0000000000007"},
+		{"a millisecond", time.UnixMilli(1), "req_0000000000017"},
+		{"just before the next millisecond", time.Unix(0, 1_999_999), "req_0000000000017"},
+		{"the last moment of 48 bits", time.UnixMilli(1<<48 - 1), "req_ffffffffffff7"},
+		{"another zone", time.UnixMilli(255).In(time.FixedZone("", 3600)), "req_0000000000ff7"},
+	} {
+		if id := NewID(row.at); !strings.HasPrefix(id, row.want) || !ValidID(id) {
+			t.Errorf("%s: the id is %s, want %s...", row.name, id, row.want)
+		}
+	}
+	at := time.UnixMilli(1_700_000_000_000)
+	seen := make(map[string]bool)
+	for range 10_000 {
+		seen[NewID(at)] = true
+	}
+	if len(seen) != 10_000 {
+		t.Errorf("%d of 10,000 ids of one millisecond are different", len(seen))
 	}
 }
 
@@ -149,30 +92,5 @@ func TestTimesThatAreNotYetKnownTakeNoTime(t *testing.T) {
 		if q, p := row.req.QueueTime(), row.req.ProcessingTime(); q != row.queue || p != row.processing {
 			t.Errorf("%s: queue time %v and processing time %v, want %v and %v", row.name, q, p, row.queue, row.processing)
 		}
-	}
-}
-
-func TestErrorsKeepTheirCode(t *testing.T) {
-	cause := errors.New("the disk")
-	err := fmt.Errorf("accept: %w", &Error{Code: CodeUnavailable, Message: "storage cannot be written", Err: cause})
-	for _, row := range []struct {
-		err  error
-		want Code
-	}{
-		{nil, ""},
-		{cause, CodeInternal},
-		{err, CodeUnavailable},
-		{Invalid("data", "must be %d", 1), CodeInvalid},
-		{fmt.Errorf("wrapped: %w", Invalid("data", "x")), CodeInvalid},
-	} {
-		if got := CodeOf(row.err); got != row.want {
-			t.Errorf("CodeOf(%v) = %q, want %q", row.err, got, row.want)
-		}
-	}
-	if !errors.Is(err, cause) {
-		t.Error("the cause is not in the chain")
-	}
-	if e := Invalid("data", "must be %d", 1); e.Field != "data" || e.Message != "must be 1" {
-		t.Errorf("Invalid returned %+v", e)
 	}
 }

@@ -85,10 +85,9 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Mode == "" {
 		o.Mode = Demo
 	}
-	var policy callback.Policy
+	policy := callback.Demo
 	switch o.Mode {
 	case Demo:
-		policy = callback.Demo
 		setDefault(&o.Database, Memory)
 	case Production:
 		policy = callback.Production
@@ -111,13 +110,35 @@ func (o Options) withDefaults() (Options, error) {
 	if o.CallbackAttempts < 1 || o.CallbackAttempts > 20 {
 		faults = append(faults, fmt.Errorf("option CallbackAttempts must be from 1 to 20, is %d", o.CallbackAttempts))
 	}
-	if o.Rounds < 1 {
-		faults = append(faults, fmt.Errorf("option Rounds must be positive, is %d", o.Rounds))
-	}
-	for name, d := range map[string]time.Duration{"DrainTimeout": o.DrainTimeout, "CallbackTimeout": o.CallbackTimeout, "CallbackMaxAge": o.CallbackMaxAge} {
-		if d < 0 {
-			faults = append(faults, fmt.Errorf("option %s must not be negative, is %v", name, d))
+	for _, n := range []struct {
+		name  string
+		value int
+	}{
+		{"Workers", o.Workers},
+		{"IOConcurrency", o.IOConcurrency},
+		{"MaxPending", o.MaxPending},
+		{"CallbackPerHost", o.CallbackPerHost},
+	} {
+		if n.value < 0 {
+			faults = append(faults, fmt.Errorf("option %s must not be negative, is %d", n.name, n.value))
 		}
+	}
+	for _, d := range []struct {
+		name  string
+		value time.Duration
+	}{
+		{"SyncQueueTimeout", o.SyncQueueTimeout},
+		{"WorkTimeout", o.WorkTimeout},
+		{"DrainTimeout", o.DrainTimeout},
+		{"CallbackTimeout", o.CallbackTimeout},
+		{"CallbackMaxAge", o.CallbackMaxAge},
+	} {
+		if d.value < 0 {
+			faults = append(faults, fmt.Errorf("option %s must not be negative, is %v", d.name, d.value))
+		}
+	}
+	if o.Rate != (Rate{}) && (o.Rate.N < 1 || o.Rate.Window < time.Second) {
+		faults = append(faults, fmt.Errorf("option Rate must be a count and a window of at least a second, is %v", o.Rate))
 	}
 	return o, errors.Join(faults...)
 }

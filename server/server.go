@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -29,9 +30,12 @@ type Server struct {
 	http     *http.Server
 	listener net.Listener
 
-	served   chan error     // what Serve returned
-	worked   chan error     // what the engine's Run returned
-	stopWork func()         // makes the engine take up no more
+	served   chan error // what Serve returned
+	worked   chan error // what the engine's Run returned
+	stopWork func()     // makes the engine take up no more
+	stop     sync.Once
+	stopping chan struct{}  // closed by Stop
+	stopped  error          // what Stop returns
 	teardown []func() error // last in, first out
 }
 
@@ -39,28 +43,25 @@ type Server struct {
 // faults in opts come back joined. Call Stop, or Run, to free what it opened.
 func New(ctx context.Context, opts Options) (_ *Server, err error) {
 	opts, err = opts.withDefaults()
-	if err != nil {
-		return nil, fmt.Errorf("server options: %w", err)
-	}
-	s := &Server{opts: opts, log: opts.Logger}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, s.close())
-		}
-	}()
-	registry, err := s.workloads()
-	if err != nil {
-		return nil, fmt.Errorf("workloads: %w", err)
-	}
+	faults := []error{wrap("server options", err)}
+	registry, err := opts.workloads()
+	faults = append(faults, wrap("workloads", err))
 	guard, err := egress.New(egress.Options{
 		InsecureAllow:   opts.InsecureAllowCallbackNets,
 		AllowPorts:      opts.AllowCallbackPorts,
 		HTTPSOnly:       opts.RequireHTTPSCallbacks,
 		LoopbackAnyPort: opts.Mode == Demo,
 	})
-	if err != nil {
-		return nil, fmt.Errorf("callback rules: %w", err)
+	faults = append(faults, wrap("callback rules", err))
+	if err := errors.Join(faults...); err != nil {
+		return nil, err
 	}
+	s := &Server{opts: opts, log: opts.Logger, stopping: make(chan struct{})}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.close())
+		}
+	}()
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 
@@ -122,17 +123,24 @@ func New(ctx context.Context, opts Options) (_ *Server, err error) {
 	return s, nil
 }
 
-func (s *Server) workloads() (*work.Registry, error) {
-	registry, err := work.Builtin(work.Options{Rounds: s.opts.Rounds, Upstreams: s.opts.Upstreams})
+// wrap is err with what it is about, or nil.
+func wrap(what string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}
+
+func (o *Options) workloads() (*work.Registry, error) {
+	registry, err := work.Builtin(work.Options{Rounds: o.Rounds, Upstreams: o.Upstreams})
 	if err != nil {
 		return nil, err
 	}
-	for _, kind := range s.opts.Workloads {
-		if err := registry.Register(kind); err != nil {
-			return nil, err
-		}
+	var faults []error
+	for _, kind := range o.Workloads {
+		faults = append(faults, registry.Register(kind))
 	}
-	return registry, nil
+	return registry, errors.Join(faults...)
 }
 
 // Start listens, takes up what an earlier run left, and serves until Stop.
@@ -160,8 +168,17 @@ func (s *Server) Addr() string { return s.listener.Addr().String() }
 
 // Stop drains the service: from now on it refuses new requests, and /readyz
 // says so; what runs may finish until ctx ends; the rest is left on disk for
-// the next start. It returns once everything is closed.
+// the next start. It returns once everything is closed. The first call decides
+// how long that may take; all others wait for it and return the same.
 func (s *Server) Stop(ctx context.Context) error {
+	s.stop.Do(func() {
+		close(s.stopping)
+		s.stopped = s.drainAndClose(ctx)
+	})
+	return s.stopped
+}
+
+func (s *Server) drainAndClose(ctx context.Context) error {
 	if s.listener == nil { // New without Start
 		return s.close()
 	}
@@ -200,14 +217,18 @@ func (s *Server) Run(ctx context.Context) error {
 	return s.Wait(ctx)
 }
 
-// Wait serves until ctx ends or serving fails, and then drains the service for
-// at most DrainTimeout.
+// Wait serves until ctx ends, Stop is called or serving fails, and then drains
+// the service for at most DrainTimeout.
 func (s *Server) Wait(ctx context.Context) error {
 	var failed error
 	select {
 	case <-ctx.Done():
 		s.log.Info("draining", "timeout", s.opts.DrainTimeout.String())
+	case <-s.stopping:
 	case failed = <-s.served:
+		if errors.Is(failed, http.ErrServerClosed) { // by Stop
+			failed = nil
+		}
 		s.served <- http.ErrServerClosed // Stop waits for it too
 	case failed = <-s.worked:
 		s.worked <- nil

@@ -84,7 +84,7 @@ func (a *API) routes(mux *http.ServeMux) {
 	huma.Register(api, op.describe("GET", "/requests/{id}", "One request; ?wait=30s holds the answer until it is worked", "404 422"), a.show)
 	huma.Register(api, op.describe("GET", "/requests/{id}/attempts", "Every attempt at delivering its callback", "404"), a.attempts)
 	huma.Register(api, op.describe("GET", "/stats", "What the service has done and is doing", "503"), a.stats)
-	huma.Register(api, op.describe("GET", "/healthz", "Alive", ""), a.healthz)
+	huma.Register(api, op.describe("GET", "/healthz", "Alive", "500"), a.healthz)
 	huma.Register(api, op.describe("GET", "/readyz", "Able to accept requests", "503"), a.readyz)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(a.opts.Registry, promhttp.HandlerOpts{}))
 	if a.opts.Demo {
@@ -101,7 +101,8 @@ func (a *API) routes(mux *http.ServeMux) {
 // with what it allows, and 404 for everything else.
 func (a *API) refuseTheRest(mux *http.ServeMux, doc *huma.OpenAPI) {
 	allowed := map[string]string{
-		"/openapi.json": "GET, HEAD", "/docs/": "GET, HEAD", "/redoc": "GET, HEAD",
+		"/openapi.json": "GET, HEAD", "/docs": "GET, HEAD", "/docs/": "GET, HEAD",
+		"/redoc": "GET, HEAD", "/redoc/redoc.standalone.js": "GET, HEAD",
 	}
 	for path, item := range doc.Paths {
 		var methods []string
@@ -143,9 +144,13 @@ func (x *exchange) Resolve(ctx huma.Context) []error {
 }
 
 // refuse turns an error into its answer, and logs what the client is not told.
+// What fails because the client left is no failure of ours.
 func (a *API) refuse(r *http.Request, err error) error {
 	p := problemOf(err)
 	if p.Status >= http.StatusInternalServerError && !errors.Is(err, p) {
+		if r.Context().Err() != nil {
+			return newProblem(statusClientGone, "client_gone", "", "the caller left before the answer")
+		}
 		a.log.LogAttrs(r.Context(), slog.LevelWarn, "refused", slog.String("path", r.URL.Path), slog.Int("status", p.Status), slog.Any("error", err))
 	}
 	return p

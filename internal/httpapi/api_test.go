@@ -131,6 +131,16 @@ func (s *service) accept(body string) string {
 	return accepted.RequestID
 }
 
+// until asks again and again until what it waits for is there.
+func (s *service) until(what string, there func() bool) {
+	s.t.Helper()
+	for late := time.Now().Add(20 * time.Second); !there(); {
+		if time.Now().After(late) {
+			s.t.Fatalf("there is no %s", what)
+		}
+	}
+}
+
 // wantProblem checks that an answer is a whole problem document.
 func (s *service) wantProblem(name string, a answer, status int, code string) Problem {
 	s.t.Helper()
@@ -281,11 +291,61 @@ func TestWaitEndsWithTheTimeOrTheWork(t *testing.T) {
 	if a.StatusCode != 200 || a.Header.Get("Retry-After") == "" || bytes.Contains(a.body, []byte(`"completed"`)) {
 		t.Errorf("after the time: %s %v %s", a.Status, a.Header, a.body)
 	}
+	began := time.Now()
 	worked := make(chan answer, 1)
 	go func() { worked <- s.do("GET", "/requests/"+id+"?wait=30s", "") }()
 	close(release)
 	a = <-worked
-	if a.Header.Get("Retry-After") != "" || !bytes.Contains(a.body, []byte(`"status":"completed"`)) {
-		t.Errorf("after the work: %v %s", a.Header, a.body)
+	if a.Header.Get("Retry-After") != "" || !bytes.Contains(a.body, []byte(`"status":"completed"`)) || time.Since(began) > 10*time.Second {
+		t.Errorf("after the work, and %v: %v %s", time.Since(began), a.Header, a.body)
+	}
+}
+
+func TestWaitEndsAsSoonAsTheWorkDoes(t *testing.T) {
+	s := newService(t, Options{}, engine.Options{})
+	for _, workload := range []string{"wait", "compute"} {
+		id := s.accept(`{"data":{"a":1},"complexity":10,"workload":"` + workload + `"}`)
+		began := time.Now()
+		a := s.do("GET", "/requests/"+id+"?wait=20s", "")
+		if took := time.Since(began); took > 10*time.Second || !bytes.Contains(a.body, []byte(`"status":"completed"`)) || a.Header.Get("Retry-After") != "" {
+			t.Errorf("%s: after %v: %s %s", workload, took, a.Status, a.body)
+		}
+	}
+}
+
+func TestWaitAtItsEdges(t *testing.T) {
+	s := newService(t, Options{}, engine.Options{})
+	id := s.accept(small)
+	get[Record](s, "/requests/"+id+"?wait=20s")
+	for _, wait := range []string{"", "0", "0s", "1ns", "60s", "1m", "60000ms", "59.999999999s"} {
+		if a := s.do("GET", "/requests/"+id+"?wait="+wait, ""); a.StatusCode != 200 {
+			t.Errorf("?wait=%s: %s %s", wait, a.Status, a.body)
+		}
+	}
+	for _, wait := range []string{"1m0.000000001s", "61s", "-1ns", "1", "s", "30S", "1d", "99999999999h", "%20"} {
+		p := s.wantProblem("?wait="+wait, s.do("GET", "/requests/"+id+"?wait="+wait, ""), 422, "invalid")
+		if len(p.Errors) != 1 || p.Errors[0].Field != "wait" || !strings.Contains(p.Detail, "1m0s") {
+			t.Errorf("?wait=%s: %+v", wait, p)
+		}
+	}
+	s.wantProblem("a wait for nothing", s.do("GET", "/requests/req_"+strings.Repeat("0", 32)+"?wait=20s", ""), 404, "not_found")
+}
+
+// Waiting outlasts what the server gives other answers to be written.
+func TestWaitOutlastsTheWriteTimeout(t *testing.T) {
+	s := newService(t, Options{}, engine.Options{})
+	short := httptest.NewUnstartedServer(New(s.engine, Options{Registry: prometheus.NewRegistry()}))
+	short.Config.ReadTimeout, short.Config.WriteTimeout = 20*time.Millisecond, 20*time.Millisecond
+	short.Start()
+	defer short.Close()
+	s = &service{t, short.URL, s.engine}
+	const waits = `{"data":{"a":1},"complexity":10,"workload":"wait"}` // 100 ms
+	once := []string{"Connection", "close"}                            // or the client would try again
+	if a := s.do("POST", "/sync", waits, once...); a.StatusCode != 200 {
+		t.Errorf("POST /sync: %s", a.Status)
+	}
+	where := s.do("POST", "/async", waits, once...).Header.Get("Location")
+	if a := s.do("GET", where+"?wait=20s", "", once...); !bytes.Contains(a.body, []byte(`"status":"completed"`)) {
+		t.Errorf("GET ?wait: %s %s", a.Status, a.body)
 	}
 }

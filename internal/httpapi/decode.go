@@ -183,6 +183,9 @@ func parseString(field string, value []byte, limit int) (string, error) {
 
 // fieldName is a key as an error may quote it.
 func fieldName(key string) string {
+	if key == "" {
+		return `""`
+	}
 	if len(key) > 64 {
 		key = strings.ToValidUTF8(key[:64], "") + "..."
 	}

@@ -1,14 +1,12 @@
 package httpapi
 
 import (
-	"bytes"
 	"embed"
 	"encoding/json"
 	"net/http"
 	"reflect"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/swaggest/swgui/v5emb"
@@ -24,14 +22,18 @@ var assets embed.FS
 // docs serves the OpenAPI document and two pages that show it. Everything they
 // need is in the binary.
 func (a *API) docs(mux *http.ServeMux, doc *huma.OpenAPI) {
+	for _, name := range []string{"ErrorModel", "ErrorDetail"} { // of huma; we answer with a Problem instead
+		delete(doc.Components.Schemas.Map(), name)
+	}
 	spec, err := json.Marshal(doc)
 	if err != nil {
 		panic("encode the OpenAPI document: " + err.Error()) // unreachable: it is made of our own types
 	}
 	serve := func(pattern, contentType string, body []byte) {
-		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", contentType)
-			http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(body))
+			w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+			_, _ = w.Write(body) // the client's loss if it is gone
 		})
 	}
 	asset := func(name string) []byte {
@@ -45,7 +47,39 @@ func (a *API) docs(mux *http.ServeMux, doc *huma.OpenAPI) {
 	serve("GET /redoc", "text/html; charset=utf-8", asset("index.html"))
 	serve("GET /redoc/redoc.standalone.js", "text/javascript; charset=utf-8", asset("redoc.standalone.js"))
 	mux.Handle("GET /docs", http.RedirectHandler("/docs/", http.StatusFound))
-	mux.Handle("GET /docs/", v5emb.New("Tandem API", "/openapi.json", "/docs/"))
+	swagger := v5emb.New("Tandem API", "/openapi.json", "/docs/")
+	mux.HandleFunc("GET /docs/", func(w http.ResponseWriter, r *http.Request) {
+		whole := *r // without ranges, and conditions that may fail
+		whole.Header = http.Header{"Accept-Encoding": r.Header["Accept-Encoding"], "If-None-Match": r.Header["If-None-Match"]}
+		swagger.ServeHTTP(&withProblems{ResponseWriter: w}, &whole)
+	})
+}
+
+// withProblems turns the plain text that a file server answers an error with
+// into a problem document.
+type withProblems struct {
+	http.ResponseWriter
+	refused bool
+}
+
+func (w *withProblems) WriteHeader(status int) {
+	if status < http.StatusBadRequest {
+		w.ResponseWriter.WriteHeader(status)
+		return
+	}
+	w.refused = true
+	code := "internal"
+	if status == http.StatusNotFound {
+		code = "not_found"
+	}
+	newProblem(status, code, "", "this page has no such part").write(w.ResponseWriter)
+}
+
+func (w *withProblems) Write(b []byte) (int, error) {
+	if w.refused {
+		return len(b), nil
+	}
+	return w.ResponseWriter.Write(b)
 }
 
 // operations describes routes for the OpenAPI document.

@@ -63,7 +63,7 @@ func (a *API) list(ctx context.Context, in *listInput) (*listOutput, error) {
 
 type showInput struct {
 	exchange
-	ID   string `path:"id" maxLength:"64"`
+	ID   string `path:"id"`
 	Wait string `query:"wait" doc:"How long to wait for the request to be worked, such as 30s; at most 60s" example:"30s"`
 }
 
@@ -114,7 +114,7 @@ var errNotAnID = &tandem.Error{Code: tandem.CodeNotFound, Message: "there is no 
 
 type attemptsInput struct {
 	exchange
-	ID string `path:"id" maxLength:"64"`
+	ID string `path:"id"`
 }
 
 // attempts answers GET /requests/{id}/attempts.

@@ -26,28 +26,31 @@ func (a *API) observed(next http.Handler) http.Handler {
 		}
 		w.Header().Set("X-Request-ID", seen.id)
 		r = r.WithContext(context.WithValue(r.Context(), observationKey{}, seen))
+		defer func() { a.seen(seen, r, time.Since(start)) }()
 		next.ServeHTTP(seen, r)
-
-		took := time.Since(start)
-		if seen.status == 0 {
-			seen.status = http.StatusOK
-		}
-		a.metrics.observe(r.Pattern, seen.status, took)
-		attrs := [7]slog.Attr{
-			slog.String("method", r.Method),
-			slog.String("path", r.URL.Path),
-			slog.Int("status", seen.status),
-			slog.Float64("ms", float64(took.Microseconds())/1000),
-			slog.String("remote", r.RemoteAddr),
-			slog.String("id", seen.id),
-			slog.String("request_id", seen.requestID),
-		}
-		n := len(attrs)
-		if seen.requestID == "" {
-			n--
-		}
-		a.log.LogAttrs(r.Context(), slog.LevelInfo, "request", attrs[:n]...)
 	})
+}
+
+// seen writes the line of an exchange that was answered, or cut off, and counts it.
+func (a *API) seen(o *observation, r *http.Request, took time.Duration) {
+	if o.status == 0 {
+		o.status = http.StatusOK
+	}
+	a.metrics.observe(r.Pattern, o.status, took)
+	attrs := [7]slog.Attr{
+		slog.String("method", r.Method),
+		slog.String("path", r.URL.Path),
+		slog.Int("status", o.status),
+		slog.Float64("ms", float64(took.Microseconds())/1000),
+		slog.String("remote", r.RemoteAddr),
+		slog.String("id", o.id),
+		slog.String("request_id", o.requestID),
+	}
+	n := len(attrs)
+	if o.requestID == "" {
+		n--
+	}
+	a.log.LogAttrs(r.Context(), slog.LevelInfo, "request", attrs[:n]...)
 }
 
 // observation is what is learnt of an exchange while it is answered.
@@ -90,15 +93,19 @@ func (a *API) recovered(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer func() {
 			p := recover()
-			if p == nil || p == http.ErrAbortHandler {
+			if p == nil {
 				return
 			}
-			a.log.Error("a handler panicked", "path", r.URL.Path, "panic", p, "stack", string(debug.Stack()))
-			if seen, ok := w.(*observation); ok && seen.status == 0 {
-				newProblem(http.StatusInternalServerError, "internal", "", "something went wrong on our side; the log has the reason").write(w)
+			if p != http.ErrAbortHandler {
+				a.log.Error("a handler panicked", "path", r.URL.Path, "panic", p, "stack", string(debug.Stack()))
 			}
+			if seen, ok := w.(*observation); p == http.ErrAbortHandler || ok && seen.status != 0 {
+				panic(http.ErrAbortHandler) // cut off, an answer that broke off does not look whole
+			}
+			newProblem(http.StatusInternalServerError, "internal", "", "something went wrong on our side; the log has the reason").write(w)
 		}()
 		if a.limiter != nil && limited(r) && !a.admit(w, r) {
+			r.Pattern = r.Method + " " + r.URL.Path // the route it is counted under
 			return
 		}
 		next.ServeHTTP(w, r)
@@ -115,13 +122,13 @@ func limited(r *http.Request) bool {
 // what is left of it (draft-ietf-httpapi-ratelimit-headers).
 func (a *API) admit(w http.ResponseWriter, r *http.Request) bool {
 	d := a.limiter.Take(client(r), time.Now())
-	w.Header().Set("RateLimit-Policy", `"default";q=`+strconv.Itoa(d.Limit)+`;w=`+strconv.Itoa(int(d.Window.Seconds())))
-	w.Header().Set("RateLimit", `"default";r=`+strconv.Itoa(d.Remaining)+`;t=`+retryAfter(d.Reset))
+	w.Header().Set("RateLimit-Policy", `"default";q=`+strconv.Itoa(d.Limit)+`;w=`+wholeSeconds(d.Window))
+	w.Header().Set("RateLimit", `"default";r=`+strconv.Itoa(d.Remaining)+`;t=`+wholeSeconds(d.Reset))
 	if d.OK {
 		return true
 	}
 	newProblem(http.StatusTooManyRequests, "rate_limited", "", fmt.Sprintf("over %d requests in %v; come back after the time in Retry-After", d.Limit, d.Window)).
-		with("Retry-After", retryAfter(d.Retry)).write(w)
+		with("Retry-After", wholeSeconds(d.Retry)).write(w)
 	return false
 }
 

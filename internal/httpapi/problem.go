@@ -103,17 +103,20 @@ func problemOf(err error) *Problem {
 	}
 	p := newProblem(statusOf[e.Code], string(e.Code), e.Field, e.Message)
 	if e.RetryAfter > 0 {
-		p.with("Retry-After", retryAfter(e.RetryAfter))
+		p.with("Retry-After", wholeSeconds(e.RetryAfter))
 	}
 	return p
 }
+
+// statusClientGone is for the log and the metrics: nobody is there to read it.
+const statusClientGone = 499
 
 // statusOfFailure is how POST /sync says that the work did not succeed.
 var statusOfFailure = map[tandem.FailureCode]int{
 	tandem.FailureUpstream:   http.StatusBadGateway,
 	tandem.FailureTimeout:    http.StatusGatewayTimeout,
 	tandem.FailureCancelled:  http.StatusConflict,
-	tandem.FailureClientGone: 499, // nobody is there to read it; the log is
+	tandem.FailureClientGone: statusClientGone,
 }
 
 func problemOfFailure(req *tandem.Request) *Problem {
@@ -141,8 +144,8 @@ func fromHuma(_ huma.Context, _ string, v any) (any, error) {
 	return p, nil
 }
 
-// retryAfter is a wait in the header's unit, rounded up: whole seconds, at
-// least one.
-func retryAfter(d time.Duration) string {
+// wholeSeconds is a time in the unit of Retry-After, rounded up: whole seconds,
+// at least one.
+func wholeSeconds(d time.Duration) string {
 	return strconv.Itoa(int(math.Ceil(max(1, d.Seconds()))))
 }

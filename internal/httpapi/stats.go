@@ -5,6 +5,8 @@ import (
 	"runtime"
 	"time"
 
+	"github.com/danielgtaylor/huma/v2"
+
 	"tandem"
 	"tandem/internal/engine"
 )
@@ -43,6 +45,13 @@ type Latencies struct {
 	P50 float64 `json:"p50"`
 	P95 float64 `json:"p95"`
 	P99 float64 `json:"p99"`
+}
+
+// TransformSchema implements huma.SchemaTransformer: wherever Latencies stand,
+// they may be null.
+func (*Latencies) TransformSchema(_ huma.Registry, s *huma.Schema) *huma.Schema {
+	s.Nullable = true
+	return s
 }
 
 // CallbackService is how deliveries fare.

@@ -84,6 +84,10 @@ func (l *Limiter) Rate() Rate { return l.rate }
 func (l *Limiter) Take(key string, now time.Time) Decision {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.rate == (Rate{}) {
+		l.allowed++
+		return Decision{OK: true}
+	}
 	c := l.caller(key)
 	at := now.Sub(l.epoch)
 	begin := at - l.rate.Window
@@ -148,7 +152,12 @@ func (c *caller) since(begin time.Duration) (n int, oldest time.Duration) {
 	return len(c.times) - first, at(first)
 }
 
+// add logs a request. Callers at once may come a little out of order; the log
+// stays in order, and so counts such a request no shorter than it should.
 func (c *caller) add(at time.Duration, limit int) {
+	if n := len(c.times); n > 0 {
+		at = max(at, c.times[(c.next+n-1)%n])
+	}
 	if len(c.times) < limit {
 		c.times = append(c.times, at) // next stays 0: the ring is in order
 		return

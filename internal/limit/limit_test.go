@@ -2,9 +2,11 @@ package limit
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -73,6 +75,108 @@ func TestWaitingAsLongAsToldIsEnoughAndNoLess(t *testing.T) {
 				t.Fatalf("n %d: refused after waiting as long as told; told %v more", n, d.Retry)
 			}
 		}
+	}
+}
+
+// The rule in its plainest form: of any stretch as long as the window, at most
+// N; and a request is refused only if it would break that.
+func TestDecisionsAreThoseOfTheRuleInItsPlainestForm(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	for range 200 {
+		rate := Rate{1 + random.IntN(6), time.Second}
+		l, c := New(rate), newClock()
+		var taken []time.Duration
+		now := time.Duration(0)
+		for range 60 {
+			switch random.IntN(4) {
+			case 0: // at once
+			case 1:
+				now += 1
+			case 2:
+				now += time.Duration(random.Int64N(int64(rate.Window)))
+			case 3: // as the oldest leaves the window, or a nanosecond before
+				if n := len(taken); n >= rate.N {
+					now = max(now, taken[n-rate.N]+rate.Window-time.Duration(random.IntN(2)))
+				}
+			}
+			var inWindow []time.Duration
+			for _, at := range taken {
+				if at > now-rate.Window {
+					inWindow = append(inWindow, at)
+				}
+			}
+			want := Decision{OK: len(inWindow) < rate.N, Limit: rate.N, Window: rate.Window, Reset: rate.Window}
+			if len(inWindow) > 0 {
+				want.Reset = inWindow[0] + rate.Window - now
+			}
+			if want.OK {
+				want.Remaining = rate.N - len(inWindow) - 1
+				taken = append(taken, now)
+			} else {
+				want.Retry = want.Reset
+			}
+			if got := l.Take("a", c.after(now)); got != want {
+				t.Fatalf("%v at %v, after %v: got %+v, want %+v", rate, now, inWindow, got, want)
+			}
+		}
+	}
+}
+
+func TestSleepingAsLongAsToldIsEnough(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := New(Rate{2, time.Minute})
+		l.Take("a", time.Now())
+		time.Sleep(17 * time.Second)
+		l.Take("a", time.Now())
+		d := l.Take("a", time.Now())
+		if d.OK || d.Retry != 43*time.Second {
+			t.Fatalf("the third in a minute: %+v", d)
+		}
+		time.Sleep(d.Retry - 1)
+		if l.Take("a", time.Now()).OK {
+			t.Error("allowed a nanosecond early")
+		}
+		time.Sleep(time.Nanosecond)
+		if !l.Take("a", time.Now()).OK {
+			t.Error("refused after sleeping as long as told")
+		}
+	})
+}
+
+// A caller takes the time before it takes the lock, so it may come second with
+// the earlier time.
+func TestTimesMayComeALittleOutOfOrder(t *testing.T) {
+	l, c := New(Rate{2, time.Second}), newClock()
+	l.Take("a", c.after(101))
+	l.Take("a", c.after(100))
+	if d := l.Take("a", c.after(time.Second+100)); d.OK || d.Retry != 1 {
+		t.Errorf("before the later one has left the window: %+v", d)
+	}
+	if d := l.Take("a", c.after(time.Second+101)); !d.OK {
+		t.Errorf("when both have: %+v", d)
+	}
+}
+
+func TestTheZeroRateAllowsEverything(t *testing.T) {
+	l, c := New(Rate{}), newClock()
+	for range 100 {
+		if d := l.Take("a", c.after(0)); !d.OK || d.Retry != 0 {
+			t.Fatalf("refused: %+v", d)
+		}
+	}
+	if allowed, refused, callers := l.Counts(); allowed != 100 || refused != 0 || callers != 0 {
+		t.Errorf("counts are %d allowed, %d refused, %d callers", allowed, refused, callers)
+	}
+}
+
+func TestARefusalIsNotCountedAgainstItsCaller(t *testing.T) {
+	l, c := New(Rate{1, time.Second}), newClock()
+	l.Take("a", c.after(0))
+	for i := range 100 {
+		l.Take("a", c.after(time.Duration(i)*time.Millisecond))
+	}
+	if d := l.Take("a", c.after(time.Second)); !d.OK {
+		t.Errorf("a hundred refusals later: %+v", d)
 	}
 }
 
@@ -148,14 +252,19 @@ func TestParseRate(t *testing.T) {
 	for text, want := range map[string]Rate{
 		"50/60s":     {50, time.Minute},
 		"1/1s":       {1, time.Second},
+		"3/1500ms":   {3, 1500 * time.Millisecond},
 		" 5 / 2m ":   {5, 2 * time.Minute},
 		"1000000/1h": {1_000_000, time.Hour},
 	} {
-		if got, err := ParseRate(text); err != nil || got != want {
+		got, err := ParseRate(text)
+		if err != nil || got != want {
 			t.Errorf("ParseRate(%q) = %v, %v; want %v", text, got, err, want)
 		}
+		if again, err := ParseRate(got.String()); err != nil || again != got {
+			t.Errorf("ParseRate(%q) = %v, %v; want what it is the text of", got.String(), again, err)
+		}
 	}
-	for _, text := range []string{"", "50", "50/", "/60s", "0/60s", "-1/60s", "1000001/60s", "50/60", "50/999ms", "50/-1s", "5.5/60s", "50/60s/1", "x/60s", "50/x"} {
+	for _, text := range []string{"", "50", "50/", "/60s", "0/60s", "-1/60s", "1000001/60s", "99999999999999999999/60s", "50/999999999h", "1e3/60s", "50 60s", "50/60", "50/999ms", "50/0.999999999s", "50/0s", "50/-1s", "5.5/60s", "50/60s/1", "x/60s", "50/x"} {
 		if got, err := ParseRate(text); err == nil || !strings.Contains(err.Error(), "50/60s") {
 			t.Errorf("ParseRate(%q) = %v, %v; want an error that shows how to write it", text, got, err)
 		}

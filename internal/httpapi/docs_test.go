@@ -1,0 +1,207 @@
+package httpapi
+
+import (
+	"encoding/json"
+	"net/http"
+	"reflect"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"tandem"
+	"tandem/internal/engine"
+)
+
+func TestOpenAPIDescribesEveryRouteAndTheCallback(t *testing.T) {
+	s := newService(t, Options{Demo: true, Version: "1.2.3"}, engine.Options{})
+	type operation struct {
+		RequestBody any
+		Responses   map[string]any
+		Callbacks   map[string]map[string]map[string]struct{ RequestBody, Responses any }
+	}
+	doc := get[struct {
+		OpenAPI string
+		Info    struct{ Title, Version string }
+		Paths   map[string]map[string]operation
+	}](s, "/openapi.json")
+	if !strings.HasPrefix(doc.OpenAPI, "3.1") || doc.Info.Version != "1.2.3" || doc.Info.Title == "" {
+		t.Errorf("OpenAPI %s of %+v", doc.OpenAPI, doc.Info)
+	}
+	routes := map[string]string{
+		"/sync":                   "post 200 400 413 415 422 429 500 502 503 504",
+		"/async":                  "post 202 400 413 415 422 429 503",
+		"/requests":               "get 200 422",
+		"/requests/{id}":          "get 200 404 422",
+		"/requests/{id}/attempts": "get 200 404",
+		"/stats":                  "get 200",
+		"/healthz":                "get 200",
+		"/readyz":                 "get 200 503",
+		"/metrics":                "get 200",
+		"/test-callback":          "post 200 400 413 415 422",
+	}
+	for path, described := range routes {
+		method, statuses, _ := strings.Cut(described, " ")
+		for status := range strings.FieldsSeq(statuses) {
+			if doc.Paths[path][method].Responses[status] == nil {
+				t.Errorf("%s %s: %s is not described", method, path, status)
+			}
+		}
+		if len(doc.Paths[path]) != 1 {
+			t.Errorf("%s is described with other methods too", path)
+		}
+	}
+	if len(doc.Paths) != len(routes) {
+		t.Errorf("%d paths are described, want %d", len(doc.Paths), len(routes))
+	}
+	if doc.Paths["/sync"]["post"].RequestBody == nil || doc.Paths["/async"]["post"].RequestBody == nil {
+		t.Error("the bodies of the two POST routes are not described")
+	}
+	outcome := doc.Paths["/async"]["post"].Callbacks["outcome"]["{$request.body#/callback_url}"]["post"]
+	if outcome.RequestBody == nil || outcome.Responses == nil {
+		t.Errorf("the callback of POST /async is %+v", outcome)
+	}
+	if doc.Paths["/sync"]["post"].Callbacks != nil {
+		t.Error("POST /sync has callbacks")
+	}
+
+	text := string(s.do("GET", "/openapi.json", "").body)
+	for _, m := range regexp.MustCompile(`"\$ref":"#/components/schemas/(\w+)"`).FindAllStringSubmatch(text, -1) {
+		if !strings.Contains(text, `"`+m[1]+`":{`) {
+			t.Errorf("nothing describes %s", m[1])
+		}
+	}
+	if strings.Contains(text, "ErrorModel") {
+		t.Error("the document describes errors that are never answered")
+	}
+}
+
+// The words of the API are those of the vocabulary.
+func TestOpenAPIKnowsEveryStatusAndState(t *testing.T) {
+	want := func(name string, field reflect.StructField, values []string) {
+		t.Helper()
+		if got := field.Tag.Get("enum"); got != strings.Join(values, ",") {
+			t.Errorf("%s is described as one of %s, want %v", name, got, values)
+		}
+	}
+	field := func(of reflect.Type, name string) reflect.StructField {
+		f, ok := of.FieldByName(name)
+		if !ok {
+			t.Fatalf("%v has no %s", of, name)
+		}
+		return f
+	}
+	statuses, modes, states := texts(tandem.Statuses), texts(tandem.Modes), texts(tandem.CallbackStates)
+	want("the status of a record", field(reflect.TypeFor[Record](), "Status"), statuses)
+	want("the status asked for", field(reflect.TypeFor[listInput](), "Status"), statuses)
+	want("the mode of a record", field(reflect.TypeFor[Record](), "Mode"), modes)
+	want("the mode asked for", field(reflect.TypeFor[listInput](), "Mode"), modes)
+	want("the state of a callback", field(reflect.TypeFor[CallbackRecord](), "State"), states)
+}
+
+func texts[T ~string](values []T) []string {
+	var s []string
+	for _, v := range values {
+		s = append(s, string(v))
+	}
+	return s
+}
+
+// What is answered is what the document describes, nulls and all.
+func TestAnswersAreAsDescribed(t *testing.T) {
+	s := newService(t, Options{Demo: true}, engine.Options{})
+	check := func(name string, body []byte, as reflect.Type) {
+		t.Helper()
+		registry := huma.NewMapRegistry("#/components/schemas/", huma.DefaultSchemaNamer)
+		schema := registry.Schema(as, true, as.Name())
+		var v any
+		if err := json.Unmarshal(body, &v); err != nil {
+			t.Fatalf("%s: %v in %s", name, err, body)
+		}
+		var result huma.ValidateResult
+		huma.Validate(registry, schema, huma.NewPathBuffer(nil, 0), huma.ModeReadFromServer, v, &result)
+		for _, fault := range result.Errors {
+			t.Errorf("%s is not as described: %v", name, fault)
+		}
+	}
+	check("/stats of nothing", s.do("GET", "/stats", "").body, reflect.TypeFor[Stats]())
+	check("/requests of nothing", s.do("GET", "/requests", "").body, reflect.TypeFor[[]Record]())
+	check("/sync", s.do("POST", "/sync", small).body, reflect.TypeFor[SyncAnswer]())
+	check("/async", s.do("POST", "/async", small).body, reflect.TypeFor[AsyncAnswer]())
+	id := s.accept(`{"data":{"a":[null,1.50]},"callback_url":"` + s.url + `/test-callback"}`)
+	s.until("the callback", func() bool { return get[Record](s, "/requests/"+id+"?wait=1s").Status == "callback_sent" })
+	check("/requests", s.do("GET", "/requests", "").body, reflect.TypeFor[[]Record]())
+	check("/requests/{id}", s.do("GET", "/requests/"+id, "").body, reflect.TypeFor[Record]())
+	check("/requests/{id}/attempts", s.do("GET", "/requests/"+id+"/attempts", "").body, reflect.TypeFor[[]AttemptRecord]())
+	check("/stats", s.do("GET", "/stats", "").body, reflect.TypeFor[Stats]())
+	check("/healthz", s.do("GET", "/healthz", "").body, reflect.TypeFor[Health]())
+	check("/readyz", s.do("GET", "/readyz", "").body, reflect.TypeFor[Health]())
+	check("/test-callback", s.do("POST", "/test-callback", "{}").body, reflect.TypeFor[TestCallback]())
+	for _, a := range []answer{s.do("POST", "/sync", "{}"), s.do("GET", "/requests?limit=0", ""), s.do("GET", "/nothing", "")} {
+		check(a.Request.URL.Path, a.body, reflect.TypeFor[Problem]())
+	}
+}
+
+func TestTheDocumentationWorksOffline(t *testing.T) {
+	s := newService(t, Options{}, engine.Options{})
+	if a := s.do("GET", "/docs", ""); a.StatusCode != http.StatusFound || a.Header.Get("Location") != "/docs/" {
+		t.Errorf("GET /docs: %s to %s", a.Status, a.Header.Get("Location"))
+	}
+	if a := s.do("GET", "/openapi.json", ""); a.Header.Get("Content-Type") != "application/openapi+json" || int64(len(a.body)) != a.ContentLength {
+		t.Errorf("GET /openapi.json: %v", a.Header)
+	}
+	kinds := map[string]string{".js": "javascript", ".css": "text/css", ".png": "image/png"}
+	linked := regexp.MustCompile(`(?:src|href)="([^"]+)"`)
+	external := regexp.MustCompile(`["'(](?:https?:)?//[a-zA-Z0-9]`)
+	for _, page := range []string{"/docs/", "/redoc"} {
+		a := s.do("GET", page, "")
+		if a.StatusCode != 200 || !strings.HasPrefix(a.Header.Get("Content-Type"), "text/html") {
+			t.Fatalf("GET %s: %s %s", page, a.Status, a.Header.Get("Content-Type"))
+		}
+		if found := external.FindAll(a.body, -1); found != nil {
+			t.Errorf("%s points elsewhere: %s", page, found)
+		}
+		if !strings.Contains(string(a.body), `"/openapi.json"`) {
+			t.Errorf("%s does not show /openapi.json", page)
+		}
+		found := 0
+		for _, m := range linked.FindAllSubmatch(a.body, -1) {
+			asset := string(m[1])
+			if !strings.HasPrefix(asset, "/") || strings.HasPrefix(asset, "//") {
+				t.Errorf("%s loads %s", page, asset)
+				continue
+			}
+			got := s.do("GET", asset, "")
+			if got.StatusCode != 200 || len(got.body) == 0 {
+				t.Errorf("%s loads %s: %s", page, asset, got.Status)
+			}
+			if want := kinds[asset[strings.LastIndex(asset, "."):]]; want == "" || !strings.Contains(got.Header.Get("Content-Type"), want) {
+				t.Errorf("%s loads %s of type %q, want %q", page, asset, got.Header.Get("Content-Type"), want)
+			}
+			found++
+		}
+		if found == 0 {
+			t.Errorf("%s loads nothing", page)
+		}
+	}
+}
+
+func TestThePagesRefuseInProblemsToo(t *testing.T) {
+	s := newService(t, Options{}, engine.Options{})
+	for _, path := range []string{"/docs/nothing.js", "/docs/../docs/nothing", "/docs/%2e%2e/secret", "/redoc/nothing.js", "/redoc/LICENSE"} {
+		a := s.do("GET", path, "")
+		if a.StatusCode == http.StatusTemporaryRedirect {
+			a = s.do("GET", a.Header.Get("Location"), "")
+		}
+		s.wantProblem(path, a, 404, "not_found")
+	}
+	for _, path := range []string{"/docs", "/docs/", "/docs/swagger-ui.css", "/redoc", "/redoc/redoc.standalone.js", "/openapi.json"} {
+		s.wantProblem("POST "+path, s.do("POST", path, "{}"), 405, "method_not_allowed")
+		for _, header := range []string{"Range", "If-Match", "If-Range"} {
+			if a := s.do("GET", path, "", header, "bytes=99999999-"); a.StatusCode >= 400 {
+				t.Errorf("GET %s with %s: %s", path, header, a.Status)
+			}
+		}
+	}
+}
