@@ -12,10 +12,9 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/term"
-
 	"tandem/internal/loadtest"
 	"tandem/internal/report"
+	"tandem/internal/target"
 	"tandem/webhook"
 )
 
@@ -30,9 +29,12 @@ type demoCmd struct {
 // every commit, so that what is printed is durable acceptance and the two
 // halves share no scheduler.
 func (c *demoCmd) Run(ctx context.Context) error {
-	spec := loadtest.Spec{Requests: c.Requests, Concurrency: c.Concurrency, Complexity: c.Complexity, Workload: c.Workload}
-	if err := spec.Check(); err != nil {
-		return errors.New("--" + strings.ReplaceAll(err.Error(), "\n", "; --"))
+	spec := loadtest.Spec{Requests: c.Requests, Concurrency: c.Concurrency, SyncRatio: 0.5, Complexity: c.Complexity, Workload: c.Workload}
+	if err := flagFaults(spec.Check()); err != nil {
+		return err
+	}
+	if c.Requests < 2 {
+		return fmt.Errorf("--requests must be at least 2, one each way, is %d", c.Requests)
 	}
 	dir, err := os.MkdirTemp("", "tandem-demo-")
 	if err != nil {
@@ -47,48 +49,19 @@ func (c *demoCmd) Run(ctx context.Context) error {
 	defer service.stop()
 
 	fmt.Fprintf(os.Stderr, "A service is running at %s, on a file that is synced at every commit.\n", service.url)
-	result, err := loadtest.Run(ctx, spec, loadtest.Options{
-		URL:      service.url,
-		Secret:   secret,
-		Usage:    func() (loadtest.Usage, error) { return loadtest.ReadUsage(service.cmd.Process.Pid) },
-		Progress: progressTo(os.Stderr),
-	})
+	result, err := loadtest.Run(ctx, spec, loadtest.Options{URL: service.url, Secret: target.StandardSecret(secret), Progress: progressTo(os.Stderr)})
 	if err != nil {
 		return errors.Join(err, service.whyDown())
 	}
 	fmt.Fprintln(os.Stderr)
-	if err := report.Text(os.Stdout, result); err != nil {
+	measured := &loadtest.File{Version: loadtest.FileVersion, Tandem: version(), Environment: loadtest.ReadEnvironment(), Load: result}
+	if err := report.Text(os.Stdout, measured); err != nil {
 		return err
 	}
 	if ctx.Err() != nil {
 		return errors.New("interrupted: the figures are of what was sent until then")
 	}
 	return errors.Join(result.Complete(), service.whyDown())
-}
-
-// progressTo returns what writes progress: one line that changes on a
-// terminal, elsewhere a line every two seconds.
-func progressTo(f *os.File) func(loadtest.Progress) {
-	line := func(p loadtest.Progress) string {
-		return fmt.Sprintf("%5.1f s   %d of %d sent, %d answered, %d callbacks verified",
-			p.Elapsed.Seconds(), p.Sent, p.Planned, p.Answered, p.Callbacks)
-	}
-	if term.IsTerminal(int(f.Fd())) {
-		return func(p loadtest.Progress) {
-			end := ""
-			if p.Done {
-				end = "\n"
-			}
-			fmt.Fprintf(f, "\r\x1b[K%s%s", line(p), end)
-		}
-	}
-	next := 2 * time.Second
-	return func(p loadtest.Progress) {
-		if p.Elapsed >= next || p.Done {
-			fmt.Fprintln(f, line(p))
-			next = p.Elapsed + 2*time.Second
-		}
-	}
 }
 
 // service is the child process that the demo measures.

@@ -23,6 +23,10 @@ import (
 type cli struct {
 	Serve   serveCmd   `cmd:"" help:"Run the service."`
 	Demo    demoCmd    `cmd:"" help:"Start a service, drive both patterns, and print the comparison."`
+	Load    loadCmd    `cmd:"" help:"Load a service with both patterns, and report."`
+	Compare compareCmd `cmd:"" help:"Compare the patterns in randomised blocks, with confidence intervals."`
+	Search  searchCmd  `cmd:"" help:"Search the rate that each pattern sustains under an objective."`
+	Report  reportCmd  `cmd:"" help:"Render result files anew."`
 	Secret  secretCmd  `cmd:"" help:"The secret that callbacks are signed with."`
 	Version versionCmd `cmd:"" help:"Print the version."`
 }

@@ -2,175 +2,188 @@ package loadtest
 
 import (
 	"context"
-	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log"
 	"net"
 	"net/http"
 	"strconv"
-	"sync"
+	"strings"
+	"sync/atomic"
 	"time"
 
-	"tandem/webhook"
+	"tandem/internal/target"
 )
 
-// receiver takes the callbacks of one run, at /cb/{run}/{seq}. The URL says
-// which request a callback belongs to, so it is joined without the service's
-// id, also when it comes before the 202 or instead of it. Only callbacks that
-// verify count.
+// receiver takes the callbacks of one run at a time, at /cb/{run}/{seq}. The
+// URL says which request a callback belongs to, so it is joined without the
+// service's id, also when it comes before the 202 or instead of it. Only
+// callbacks that pass the target's verification count.
 type receiver struct {
-	run    string // random, so that callbacks of other runs are told apart
-	secret webhook.Secret
-	epoch  time.Time // the run's time is counted from here
+	target *target.Target
+	secret target.Secret
+	base   string // of the URLs, without a slash at its end
 	server *http.Server
-	base   string
-
-	// arrival wakes whoever waits for callbacks, after each one that counts.
-	arrival chan struct{}
-
-	mu    sync.Mutex
-	first []arrival // by seq
-	tally Callbacks
+	run    atomic.Pointer[run] // whose callbacks are taken; nil: nobody's
 }
 
-// arrival is the first verified callback of a request.
-type arrival struct {
-	verified  time.Duration // when its signature was verified, in run time; zero: none came
-	requestID string
-	completed bool
+// received counts what reached the receiver during a run.
+type received struct {
+	all, verified, duplicates, forged, late, malformed, unknown, unacknowledged, early atomic.Int64
 }
 
 // largestCallback holds a result of 1 MiB and what surrounds it.
 const largestCallback = 2 << 20
 
-// newReceiver listens for the callbacks of requests with a seq below n.
-func newReceiver(n int, secret webhook.Secret, run string, epoch time.Time) (*receiver, error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+// start listens. Public is the base URL that reaches the address from the
+// service; empty, if it is the address itself.
+func (rc *receiver) start(address, public string) error {
+	listener, err := net.Listen("tcp", address)
 	if err != nil {
-		return nil, fmt.Errorf("listen for callbacks: %w", err)
+		return fmt.Errorf("%w: %w", ErrListen, err)
 	}
-	rc := &receiver{
-		run:     run,
-		secret:  secret,
-		epoch:   epoch,
-		base:    "http://" + listener.Addr().String(),
-		arrival: make(chan struct{}, 1),
-		first:   make([]arrival, n),
+	if rc.base = strings.TrimRight(public, "/"); rc.base == "" {
+		rc.base = "http://" + listener.Addr().String()
 	}
 	mux := http.NewServeMux()
-	mux.HandleFunc("POST /cb/{run}/{seq}", rc.receive)
+	mux.HandleFunc("/cb/{run}/{seq}", rc.receive)
 	mux.HandleFunc("/", rc.unknown)
 	rc.server = &http.Server{
 		Handler:           mux,
 		ReadHeaderTimeout: 10 * time.Second,
 		ReadTimeout:       30 * time.Second,
 		ErrorLog:          log.New(io.Discard, "", 0), // a sender that breaks off is counted by what does not come
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			return context.WithValue(ctx, stampedConn{}, c)
+		},
 	}
-	go rc.server.Serve(listener) // returns when the server is closed
-	return rc, nil
+	go rc.server.Serve(stampingListener{listener}) // returns when the server is closed
+	return nil
 }
 
 // close ends the receiver. Callbacks that come later find nobody.
-func (rc *receiver) close() { _ = rc.server.Close() } // its one error is that of a listener that nobody needs any more
+func (rc *receiver) close() {
+	if rc.server != nil {
+		_ = rc.server.Close() // its one error is that of a listener that nobody needs any more
+	}
+}
 
-// url is where the callback of a request is to go.
-func (rc *receiver) url(seq int) string { return fmt.Sprintf("%s/cb/%s/%d", rc.base, rc.run, seq) }
+// callbackURL is where the callback of a request is to go.
+func (r *run) callbackURL(seq int) string {
+	return r.receiver.base + "/cb/" + r.id + "/" + strconv.Itoa(seq)
+}
 
-func (rc *receiver) receive(w http.ResponseWriter, r *http.Request) {
-	seq, err := strconv.Atoi(r.PathValue("seq"))
-	if r.PathValue("run") != rc.run || err != nil || seq < 0 || seq >= len(rc.first) {
-		rc.unknown(w, r)
+func (rc *receiver) receive(w http.ResponseWriter, req *http.Request) {
+	r := rc.run.Load()
+	seq, err := strconv.Atoi(req.PathValue("seq"))
+	if r == nil || r.id != req.PathValue("run") || err != nil {
+		rc.unknown(w, req)
 		return
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, largestCallback))
+	r.received.all.Add(1)
+	c := callback{first: firstByte(req).Sub(r.epoch)}
+	body, err := readCallback(w, req)
 	if err != nil {
-		rc.refuse(w, http.StatusBadRequest, "cannot read the body")
+		r.received.malformed.Add(1)
+		http.Error(w, "cannot read the body", http.StatusBadRequest)
 		return
 	}
-	if err := webhook.Verify(r.Header, body, time.Now(), rc.secret); err != nil {
-		rc.refuse(w, http.StatusUnauthorized, err.Error())
+	outcome, err := rc.target.ReadCallback(req.Header, body, time.Now(), rc.secret)
+	if err != nil {
+		refuse(w, &r.received, err)
 		return
 	}
-	verified := time.Since(rc.epoch)
-	var event webhook.Event
-	if err := json.Unmarshal(body, &event); err != nil || event.Type != webhook.RequestCompleted && event.Type != webhook.RequestFailed {
-		rc.refuse(w, http.StatusBadRequest, "not an event of a request")
+	c.verified, c.id, c.completed = r.now(), outcome.ID, outcome.Completed
+	switch r.came(seq, c) {
+	case first, beforeAnswer:
+		r.received.verified.Add(1)
+	case unacknowledged:
+		r.received.verified.Add(1)
+		r.received.unacknowledged.Add(1)
+	case duplicate:
+		r.received.duplicates.Add(1)
+	case wrongRequest:
+		r.received.malformed.Add(1)
+	case unexpected:
+		r.received.unknown.Add(1)
+		http.Error(w, "no callback is expected here", http.StatusNotFound)
 		return
 	}
-	rc.count(seq, arrival{verified, event.RequestID, event.Type == webhook.RequestCompleted})
 	w.WriteHeader(http.StatusNoContent)
 }
 
-func (rc *receiver) count(seq int, a arrival) {
-	rc.mu.Lock()
-	defer rc.mu.Unlock()
-	rc.tally.Received++
-	if rc.first[seq].verified != 0 {
-		rc.tally.Duplicates++
-		return
+// refuse answers a callback that is not believed.
+func refuse(w http.ResponseWriter, n *received, err error) {
+	status := http.StatusUnauthorized
+	switch {
+	case errors.Is(err, target.ErrMalformed):
+		n.malformed.Add(1)
+		status = http.StatusBadRequest
+	case errors.Is(err, target.ErrLate):
+		n.late.Add(1)
+	default:
+		n.forged.Add(1)
 	}
-	rc.tally.Verified++
-	rc.first[seq] = a
-	select {
-	case rc.arrival <- struct{}{}:
-	default: // somebody is about to look anyway
-	}
+	http.Error(w, err.Error(), status)
 }
 
-func (rc *receiver) refuse(w http.ResponseWriter, status int, why string) {
-	rc.mu.Lock()
-	rc.tally.Received++
-	rc.tally.Refused++
-	rc.mu.Unlock()
-	http.Error(w, why, status)
-}
-
-func (rc *receiver) unknown(w http.ResponseWriter, _ *http.Request) {
-	rc.mu.Lock()
-	rc.tally.Received++
-	rc.tally.Unknown++
-	rc.mu.Unlock()
+// unknown answers what is for no request of this run.
+func (rc *receiver) unknown(w http.ResponseWriter, req *http.Request) {
+	if r := rc.run.Load(); r != nil {
+		r.received.all.Add(1)
+		r.received.unknown.Add(1)
+	}
+	_, _ = readCallback(w, req) // nobody wants it
 	http.Error(w, "no callback is expected here", http.StatusNotFound)
 }
 
-// arrived returns the first verified callback of a request.
-func (rc *receiver) arrived(seq int) (arrival, bool) {
-	rc.mu.Lock()
-	defer rc.mu.Unlock()
-	a := rc.first[seq]
-	return a, a.verified != 0
+// fill writes what reached the receiver into a Result.
+func (n *received) fill(c *Callbacks) {
+	c.Received, c.Verified, c.Duplicates = int(n.all.Load()), int(n.verified.Load()), int(n.duplicates.Load())
+	c.Forged, c.Late, c.Malformed = int(n.forged.Load()), int(n.late.Load()), int(n.malformed.Load())
+	c.Unknown, c.OfUnacknowledged, c.Early = int(n.unknown.Load()), int(n.unacknowledged.Load()), int(n.early.Load())
 }
 
-// await returns when the callbacks of all these requests have arrived, when
-// none has come for as long as quiet, or when ctx ends.
-func (rc *receiver) await(ctx context.Context, seqs []int, quiet time.Duration) {
-	timer := time.NewTimer(quiet)
-	defer timer.Stop()
-	for {
-		for len(seqs) > 0 {
-			if _, ok := rc.arrived(seqs[0]); !ok {
-				break
-			}
-			seqs = seqs[1:]
-		}
-		if len(seqs) == 0 {
-			return
-		}
-		select {
-		case <-rc.arrival:
-			timer.Reset(quiet)
-		case <-timer.C:
-			return
-		case <-ctx.Done():
-			return
-		}
+// stamped notes when the first byte of a message was read from a connection.
+// Webhook senders wait for an answer before they send the next message, so one
+// stamp a connection is enough.
+type stamped struct {
+	net.Conn
+	first atomic.Int64 // nanoseconds since stampsBegan; 0: nothing of the next message is here
+}
+
+var stampsBegan = time.Now()
+
+func (c *stamped) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if n > 0 && c.first.Load() == 0 {
+		c.first.Store(int64(time.Since(stampsBegan)))
 	}
+	return n, err
 }
 
-// callbacks returns the tally so far.
-func (rc *receiver) callbacks() Callbacks {
-	rc.mu.Lock()
-	defer rc.mu.Unlock()
-	return rc.tally
+// firstByte is when the first byte of the message was read.
+func firstByte(req *http.Request) time.Time {
+	return stampsBegan.Add(time.Duration(req.Context().Value(stampedConn{}).(*stamped).first.Load()))
+}
+
+// readCallback reads the body, and readies the stamp for the next message.
+func readCallback(w http.ResponseWriter, req *http.Request) ([]byte, error) {
+	body, err := io.ReadAll(http.MaxBytesReader(w, req.Body, largestCallback))
+	req.Context().Value(stampedConn{}).(*stamped).first.Store(0)
+	return body, err
+}
+
+// stampedConn is the key of a request's connection in its context.
+type stampedConn struct{}
+
+type stampingListener struct{ net.Listener }
+
+func (l stampingListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return &stamped{Conn: c}, nil
 }

@@ -3,244 +3,375 @@ package loadtest
 import (
 	"context"
 	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"tandem"
-	"tandem/webhook"
+	"tandem/internal/target"
 )
 
-// Options say against what and how a Spec is run. URL and Secret are required.
+// Options say against what and how a Spec is run. URL is required, and Secret
+// unless outcomes are polled for or callbacks are not signed.
 type Options struct {
-	URL    string         // of the service, without a slash at its end
-	Secret webhook.Secret // that the service signs callbacks with
+	URL    string         // of the service
+	Target *target.Target // what its API looks like; Tandem's
+	Secret target.Secret  // that callbacks are verified with
+
+	Completion      Completion // how outcomes are learned; Callback
+	CallbackAddress string     // to listen on for callbacks; 127.0.0.1:0
+	CallbackURL     string     // base URL that reaches it from the service; http:// and the address
 
 	Timeout time.Duration // of one request; 60 s
-	// Quiet is how long no callback may come before those of a burst are given
-	// up for now; Drain is the same at the end of the run, for good.
-	Quiet time.Duration // 10 s
-	Drain time.Duration // 30 s
+	// Drain is how long a closed-model caller waits for its callback, and how
+	// long no callback may come at the end of a run before the rest are given
+	// up; 30 s.
+	Drain time.Duration
+	// Considerate has a closed run keep to the rate limits that the service
+	// announces, so that none of its requests need be refused.
+	Considerate bool
+	// SLOs are judged at the end.
+	SLOs []SLO
 
-	// Usage reads what the service has used so far. Without it, or when it
-	// fails, the Result has no Usage.
-	Usage func() (Usage, error)
 	// Progress is called every quarter of a second and at the end, from one
 	// goroutine at a time.
 	Progress func(Progress)
+
+	throttle *throttle // if Considerate
+	hinder   func()    // slows the pacer, to test what is said of it
 }
 
-// Progress is how far a run is.
-type Progress struct {
-	Elapsed   time.Duration
-	Planned   int
-	Sent      int
-	Answered  int // well or not
-	Callbacks int // received and verified
-	Done      bool
+// Completion is how the outcome of an accepted request is learned.
+type Completion string
+
+const (
+	Callback Completion = "callback" // the service calls back
+	Poll     Completion = "poll"     // it is asked
+)
+
+func (o *Options) setDefaults() {
+	if o.Target == nil {
+		o.Target = target.Tandem()
+	}
+	if o.Completion == "" {
+		o.Completion = Callback
+	}
+	if o.CallbackAddress == "" {
+		o.CallbackAddress = "127.0.0.1:0"
+	}
+	if o.Timeout == 0 {
+		o.Timeout = time.Minute
+	}
+	if o.Drain == 0 {
+		o.Drain = 30 * time.Second
+	}
+	if o.Considerate {
+		o.throttle = newThrottle()
+	}
 }
+
+// What can be wrong before a run begins.
+var (
+	ErrUnreachable = errors.New("the service cannot be reached")
+	ErrListen      = errors.New("cannot listen for callbacks")
+	ErrNotTandem   = errors.New("what answers is not a Tandem service; describe another API in a target file")
+)
 
 // Run sends what spec says and accounts for all of it. An error means that the
 // run could not be begun. A run that ctx ends early is a Result, too: what was
 // not sent is unsent.
 func Run(ctx context.Context, spec Spec, opts Options) (*Result, error) {
+	l, err := openLab(ctx, spec, opts)
+	if err != nil {
+		return nil, err
+	}
+	defer l.close()
+	result, _, err := l.run(ctx, spec)
+	return result, err
+}
+
+// lab is what the runs of one measurement share: the service, the receiver and
+// what is known of the generator.
+type lab struct {
+	opts     Options
+	service  Service
+	process  process
+	receiver *receiver
+	ceiling  float64
+	floor    Latency
+}
+
+// openLab looks whether the service is there, listens for callbacks and measures
+// the generator: all that can go wrong before any load is sent.
+func openLab(ctx context.Context, spec Spec, opts Options) (*lab, error) {
 	if err := spec.Check(); err != nil {
 		return nil, err
 	}
-	r := &runner{
-		opts:    opts,
-		epoch:   time.Now(),
-		samples: make([]sample, spec.Requests),
-		usage:   map[tandem.Mode]*Usage{tandem.Sync: {}, tandem.Async: {}},
-		busy:    map[tandem.Mode]time.Duration{},
-		client: &http.Client{
-			Transport:     &http.Transport{MaxIdleConnsPerHost: spec.Concurrency, DisableCompression: true},
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		},
-	}
-	defer r.client.CloseIdleConnections()
-	setDefault(&r.opts.Timeout, time.Minute)
-	setDefault(&r.opts.Quiet, 10*time.Second)
-	setDefault(&r.opts.Drain, 30*time.Second)
-
-	service, err := r.askService(ctx)
-	if err != nil {
+	isTandem := opts.Target == nil
+	opts.setDefaults()
+	l := &lab{opts: opts, receiver: &receiver{target: opts.Target, secret: opts.Secret}}
+	var err error
+	if l.service, l.process, err = opts.askService(ctx, isTandem); err != nil {
 		return nil, err
 	}
-	if r.receiver, err = newReceiver(spec.Requests, opts.Secret, rand.Text(), r.epoch); err != nil {
-		return nil, err
-	}
-	defer r.receiver.close()
-
-	bursts := plan(spec)
-	stop := r.reportProgress(spec.Requests)
-	for _, b := range bursts {
-		if ctx.Err() != nil {
-			break
+	if opts.Completion == Callback && spec.SyncRatio < 1 {
+		if err := l.receiver.start(opts.CallbackAddress, opts.CallbackURL); err != nil {
+			return nil, err
 		}
-		r.burst(ctx, b)
 	}
-	r.receiver.await(ctx, r.unanswered(bursts), r.opts.Drain)
-	stop()
-	return r.result(spec, service, bursts), nil
+	if l.ceiling, l.floor, err = calibrate(ctx, spec); err != nil {
+		l.close()
+		return nil, fmt.Errorf("calibrate the generator: %w", err)
+	}
+	return l, nil
 }
 
-func setDefault(d *time.Duration, value time.Duration) {
-	if *d == 0 {
-		*d = value
-	}
-}
+func (l *lab) close() { l.receiver.close() }
 
-// runner is one run under way.
-type runner struct {
+// run is one run under way.
+type run struct {
+	id       string
+	spec     Spec
 	opts     Options
-	epoch    time.Time
-	client   *http.Client
+	target   *target.Target
 	receiver *receiver
+	epoch    time.Time
 
-	samples        []sample // by seq; each is written by its sender alone
-	sent, answered atomic.Int64
+	client, poller *client
+	recorder       *recorder
+	observer       *observer
+	book           *book
+	received       received
 
-	usage    map[tandem.Mode]*Usage
-	usageErr error
-	busy     map[tandem.Mode]time.Duration
+	planned, unsent [2]int
+	saturated       int
+	polling         atomic.Int64
+	missing         missing // those polled for in vain
+	window          [2]time.Duration
+	usage           [2]*Usage
 }
 
 // now is run time: monotonic, from the beginning of the run, never zero.
-func (r *runner) now() time.Duration { return max(time.Since(r.epoch), 1) }
+func (r *run) now() time.Duration { return max(time.Since(r.epoch), 1) }
 
-// burst sends the requests of one burst at once, and returns when all of them
-// are completed or given up for now.
-func (r *runner) burst(ctx context.Context, b burst) {
-	before, err := r.readUsage()
-	r.usageErr = errors.Join(r.usageErr, err)
-	start := r.now()
+// lead is the time from the beginning of a run to that of its load.
+const lead = 10 * time.Millisecond
 
-	var senders sync.WaitGroup
-	for _, p := range b.posts {
-		senders.Go(func() {
-			r.sent.Add(1)
-			r.samples[p.seq] = r.post(ctx, p)
-			r.answered.Add(1)
-		})
+// run sends what spec says. It returns the blocks of a closed run, too.
+func (l *lab) run(ctx context.Context, spec Spec) (*Result, []Block, error) {
+	r := &run{id: rand.Text(), spec: spec, opts: l.opts, target: l.opts.Target, receiver: l.receiver, epoch: time.Now()}
+	var err error
+	if r.client, err = newClient(l.opts.URL, l.opts.Timeout, r.now); err != nil {
+		return nil, nil, err
 	}
-	senders.Wait()
-	end := r.now()
-	if b.mode == tandem.Async {
-		r.receiver.await(ctx, r.unanswered([]burst{b}), r.opts.Quiet)
-		for _, p := range b.posts {
-			if a, ok := r.receiver.arrived(p.seq); ok {
-				end = max(end, a.verified)
-			}
+	if r.poller, err = newClient(l.opts.URL, l.opts.Timeout, r.now); err != nil {
+		return nil, nil, err
+	}
+	defer r.client.close()
+	defer r.poller.close()
+	defer context.AfterFunc(ctx, func() { r.client.closeIn(5 * time.Second) })()
+	r.book = &book{arrival: make(chan struct{}, 1)}
+	l.receiver.run.Store(r)
+	defer l.receiver.run.Store(nil)
+
+	window := time.Duration(0)
+	if spec.Open() {
+		window = lead + spec.Duration
+	}
+	r.recorder = newRecorder(window)
+	r.observer = r.observe()
+	before, self := l.process.read(), readSelf()
+	var blocks []Block
+	if spec.Open() {
+		r.openModel(ctx)
+	} else {
+		blocks = r.closedModel(ctx, l.process)
+	}
+	r.book.await(l.opts.Drain, ctx.Done())
+	r.observer.stop()
+	return r.result(l, ctx.Err() != nil, before, self), blocks, nil
+}
+
+// openModel sends every request when it is due.
+func (r *run) openModel(ctx context.Context) {
+	for p := range r.spec.schedule() {
+		r.planned[p.arm]++
+	}
+	r.observer.planned.Store(int64(r.planned[0] + r.planned[1]))
+	due := make(chan planned)
+	var workers sync.WaitGroup
+	running, most := 0, MaxConcurrency
+	if r.spec.Concurrency > 0 {
+		most = r.spec.Concurrency
+	}
+	unsent := pace(ctx, r.spec, lead, r.now, func(p planned) {
+		if r.opts.hinder != nil {
+			r.opts.hinder()
 		}
-	}
-	r.busy[b.mode] += end - start
-
-	after, err := r.readUsage()
-	r.usageErr = errors.Join(r.usageErr, err)
-	u := r.usage[b.mode]
-	u.CPU += after.CPU - before.CPU
-	u.PeakBytes = max(u.PeakBytes, after.PeakBytes)
-	u.Bursts++
-}
-
-var errNoUsage = errors.New("the service's process is not known")
-
-func (r *runner) readUsage() (Usage, error) {
-	if r.usageErr != nil {
-		return Usage{}, nil // one failure is enough: nothing will be reported
-	}
-	if r.opts.Usage == nil {
-		return Usage{}, errNoUsage
-	}
-	return r.opts.Usage()
-}
-
-// unanswered returns the requests of these bursts that were accepted and whose
-// callback has not arrived.
-func (r *runner) unanswered(bursts []burst) []int {
-	var seqs []int
-	for _, b := range bursts {
-		for _, p := range b.posts {
-			if p.mode != tandem.Async || r.samples[p.seq].outcome != accepted {
-				continue
-			}
-			if _, ok := r.receiver.arrived(p.seq); !ok {
-				seqs = append(seqs, p.seq)
-			}
+		select {
+		case due <- p: // to a worker that waits
+			return
+		default:
 		}
-	}
-	return seqs
-}
-
-// reportProgress calls Progress until the returned function is called, and
-// then once more.
-func (r *runner) reportProgress(planned int) (stop func()) {
-	if r.opts.Progress == nil {
-		return func() {}
-	}
-	report := func(done bool) {
-		r.opts.Progress(Progress{
-			Elapsed:   r.now(),
-			Planned:   planned,
-			Sent:      int(r.sent.Load()),
-			Answered:  int(r.answered.Load()),
-			Callbacks: r.receiver.callbacks().Verified,
-			Done:      done,
-		})
-	}
-	done, ended := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(ended)
-		ticker := time.NewTicker(250 * time.Millisecond)
-		defer ticker.Stop()
-		for {
+		switch {
+		case running < most:
+			running++
+			workers.Go(func() {
+				free := time.Duration(0)
+				for ok := true; ok; p, ok = <-due {
+					p.free = free
+					r.send(ctx, p, nil)
+					if r.spec.Concurrency > 0 {
+						free = r.now()
+					}
+				}
+			})
+		case r.spec.Concurrency > 0: // as was asked for: what is due waits until the service has answered
 			select {
-			case <-ticker.C:
-				report(false)
-			case <-done:
-				report(true)
-				return
+			case due <- p:
+			case <-ctx.Done():
+				r.unsent[p.arm]++
 			}
+		default:
+			r.saturated++
+			r.unsent[p.arm]++
 		}
-	}()
-	return func() { close(done); <-ended }
+	})
+	close(due)
+	workers.Wait()
+	for arm := range r.unsent {
+		r.unsent[arm] += unsent[arm]
+		r.window[arm] = r.spec.Duration
+	}
 }
 
-// askService asks the service what it is, which also shows that it is there.
-func (r *runner) askService(ctx context.Context) (Service, error) {
-	var health struct {
-		Backend string `json:"backend"`
-		Durable bool   `json:"durable"`
+// closedModel runs the blocks one after the other.
+func (r *run) closedModel(ctx context.Context, service process) (measured []Block) {
+	plan := r.spec.blocks()
+	for _, b := range plan {
+		r.planned[b.arm] += b.to - b.from
 	}
-	var stats struct {
-		System struct {
-			Version string `json:"version"`
-		} `json:"system"`
+	r.observer.planned.Store(int64(r.planned[0] + r.planned[1]))
+	for _, b := range plan {
+		before := service.read()
+		r.observer.cut()
+		start := r.now()
+		r.unsent[b.arm] += r.block(ctx, b)
+		took := r.now() - start
+		measured = append(measured, r.observer.cutBlock(b, start, took))
+		r.window[b.arm] += took
+		r.usage[b.arm] = r.usage[b.arm].plus(service.read().since(before, took))
 	}
-	err := errors.Join(r.getJSON(ctx, "/healthz", &health), r.getJSON(ctx, "/stats", &stats))
-	return Service{URL: r.opts.URL, Version: stats.System.Version, Backend: health.Backend, Durable: health.Durable}, err
+	return measured
 }
 
-func (r *runner) getJSON(ctx context.Context, path string, into any) error {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, r.opts.URL+path, nil)
-	if err != nil {
-		return err
+// block has each caller hold one request until it is completed, or given up,
+// and then take the next. It returns how many were not sent.
+func (r *run) block(ctx context.Context, b block) (unsent int) {
+	var taken atomic.Int64
+	var callers sync.WaitGroup
+	size := b.to - b.from
+	for range min(r.spec.Concurrency, size) {
+		callers.Go(func() {
+			settled := make(chan struct{}, 1)
+			patience := time.NewTimer(r.opts.Drain)
+			defer patience.Stop()
+			for {
+				grant, ok := r.opts.throttle.wait(ctx)
+				if !ok {
+					return
+				}
+				n := int(taken.Add(1)) - 1
+				if n >= size {
+					r.opts.throttle.giveBack()
+					return
+				}
+				p := planned{arm: b.arm, mode: b.mode, seq: b.from + n, at: r.now(), grant: grant}
+				if p.mode == tandem.Sync || r.opts.Completion == Poll {
+					r.send(ctx, p, nil)
+					continue
+				}
+				if r.send(ctx, p, settled) {
+					patience.Reset(r.opts.Drain)
+					select {
+					case <-settled:
+						continue
+					case <-patience.C:
+					case <-ctx.Done():
+					}
+				}
+				if told := r.book.unwatch(p.seq); told {
+					<-settled
+				}
+			}
+		})
 	}
-	answer, err := r.client.Do(request)
-	if err != nil {
-		return fmt.Errorf("ask the service: %w", err)
+	callers.Wait()
+	return size - min(size, int(taken.Load()))
+}
+
+// result joins what was recorded.
+func (r *run) result(l *lab, interrupted bool, before, self *Usage) *Result {
+	took := r.now()
+	total := r.observer.total
+	result := &Result{
+		Spec:     r.spec,
+		Started:  r.epoch.UTC().Round(0),
+		Duration: took,
+		Service:  l.service,
+		Sync:     Arm{Mode: tandem.Sync, Usage: r.usage[0]},
+		Async:    Arm{Mode: tandem.Async, Usage: r.usage[1]},
+		Generator: Generator{
+			Lag: total.lag, Ceiling: l.ceiling, NoiseFloor: l.floor,
+			Usage: readSelf().since(self, took), Saturated: r.saturated,
+		},
+		Series: r.observer.series,
 	}
-	defer answer.Body.Close()
-	if answer.StatusCode != http.StatusOK {
-		return fmt.Errorf("ask the service: GET %s: %s", path, answer.Status)
+	if r.spec.AA {
+		result.Async.Mode = tandem.Sync
 	}
-	if err := json.NewDecoder(answer.Body).Decode(into); err != nil {
-		return fmt.Errorf("ask the service: GET %s: %w", path, err)
+	result.Service.Usage = l.process.read().since(before, took)
+	missing := &r.missing
+	if r.opts.Completion == Callback {
+		missing = r.book.missing()
 	}
-	return nil
+	for i, arm := range []*Arm{&result.Sync, &result.Async} {
+		total.arms[i].fill(arm)
+		arm.Ledger.Planned, arm.Ledger.Unsent = r.planned[i], r.unsent[i]
+		arm.Window = r.window[i]
+	}
+	r.received.fill(&result.Callbacks)
+	result.Callbacks.Lag, result.Callbacks.Verification = total.callbackLag, total.verification
+	result.Callbacks.MissingIDs = missing.ids
+	async := &result.Async
+	if async.Ledger.Missing = missing.count; missing.count > 0 {
+		async.Errors[CategoryMissing] = missing.count
+	}
+	if n := result.Callbacks.Refused(); n > 0 {
+		async.Errors[CategoryBadSignature] = n
+	}
+	if interrupted {
+		result.Void = append(result.Void, "interrupted before its end")
+	}
+	result.LittleLaw = littleLaw(result.Series)
+	result.judge(r.opts.SLOs)
+	return result
+}
+
+// Complete returns an error that says what of the Result is not as promised: a
+// ledger that does not balance, or callbacks that did not come.
+func (r *Result) Complete() error {
+	faults := []error{}
+	for _, arm := range []Arm{r.Sync, r.Async} {
+		if err := arm.Ledger.Balance(); err != nil {
+			faults = append(faults, fmt.Errorf("the %s ledger does not balance: %w", arm.Mode, err))
+		}
+	}
+	if n := r.Async.Ledger.Missing; n > 0 {
+		faults = append(faults, fmt.Errorf("%d of %d accepted requests have no verified callback, such as %s",
+			n, r.Async.Ledger.Accepted, r.Callbacks.MissingIDs[0]))
+	}
+	return errors.Join(faults...)
 }

@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"fmt"
+	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -16,18 +16,19 @@ import (
 	"testing"
 	"time"
 
-	"tandem"
 	"tandem/webhook"
 )
 
 func spec(requests int) Spec {
-	return Spec{Requests: requests, Concurrency: 4, Workload: "compute", Complexity: 1}
+	return Spec{Requests: requests, Concurrency: 4, SyncRatio: 0.5, Workload: "compute", Complexity: 1}
 }
 
 func TestRunAccountsForEveryRequest(t *testing.T) {
 	var last Progress
 	f := newFaulty(t)
-	result, err := Run(t.Context(), spec(41), Options{URL: f.url, Secret: f.secret, Progress: func(p Progress) { last = p }})
+	opts := f.options()
+	opts.Progress = func(p Progress) { last = p }
+	result, err := Run(t.Context(), spec(41), opts)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -37,8 +38,11 @@ func TestRunAccountsForEveryRequest(t *testing.T) {
 	if want := (Ledger{Planned: 20, Sent: 20, Accepted: 20, Completed: 20}); result.Async.Ledger != want {
 		t.Errorf("async ledger is %+v, want %+v", result.Async.Ledger, want)
 	}
-	if want := (Callbacks{Received: 20, Verified: 20}); !reflect.DeepEqual(result.Callbacks, want) {
-		t.Errorf("callbacks are %+v, want %+v", result.Callbacks, want)
+	if c := result.Callbacks; c.Received != 20 || c.Verified != 20 || c.Duplicates+c.Refused()+c.Unknown+c.OfUnacknowledged+len(c.MissingIDs) != 0 {
+		t.Errorf("callbacks are %+v, want 20 received and verified", c)
+	}
+	if c := result.Callbacks; c.Verification.N() != 20 || c.Lag.N()+c.Early != 20 {
+		t.Errorf("%d verification times, %d lags and %d early ones, want 20 callbacks", c.Verification.N(), c.Lag.N(), c.Early)
 	}
 	if err := result.Complete(); err != nil {
 		t.Errorf("Complete: %v", err)
@@ -46,8 +50,8 @@ func TestRunAccountsForEveryRequest(t *testing.T) {
 	if result.Sync.Usage != nil || result.Async.Usage != nil {
 		t.Error("usage is reported, though nobody could measure it")
 	}
-	if want := (Service{URL: f.url, Version: "1.2.3", Backend: "fake", Durable: true}); result.Service != want {
-		t.Errorf("service is %+v, want %+v", result.Service, want)
+	if s := result.Service; s.URL != f.url || s.Name != "Tandem" || s.Version != "1.2.3" || s.Backend != "fake" || s.Durable == nil || !*s.Durable || !s.Local || !s.Verified {
+		t.Errorf("service is %+v", s)
 	}
 	for _, n := range []int{result.Sync.Response.N(), result.Sync.Completion.N(), result.Sync.Uncorrected.N()} {
 		if n != 21 {
@@ -59,57 +63,73 @@ func TestRunAccountsForEveryRequest(t *testing.T) {
 			t.Errorf("an async distribution has %d latencies, want 20", n)
 		}
 	}
-	if want := (Progress{Elapsed: last.Elapsed, Planned: 41, Sent: 41, Answered: 41, Callbacks: 20, Done: true}); last != want {
-		t.Errorf("last progress is %+v, want %+v", last, want)
+	if p := last; p.Planned != 41 || p.Sync.Completed != 21 || p.Async.Completed != 20 || p.InFlight+p.Backlog != 0 || !p.Done {
+		t.Errorf("last progress is %+v", p)
+	}
+	sent, completed := 0, 0
+	for _, second := range result.Series {
+		sent += second.Sync.Sent + second.Async.Sent
+		completed += second.Sync.Completed + second.Async.Completed
+	}
+	if sent != 41 || completed != 41 {
+		t.Errorf("the series has %d sent and %d completed, want 41", sent, completed)
+	}
+	if g := result.Generator; g.Ceiling < 100 || g.NoiseFloor.N() < 100 || g.Lag.N() != 41 {
+		t.Errorf("the generator is %+v, want it calibrated, with 41 lags", g)
 	}
 }
 
 func TestExactlyTheDroppedCallbacksAreMissing(t *testing.T) {
 	f := newFaulty(t)
 	f.call = func(seq int, send func(func(*http.Request))) {
-		if seq%5 != 0 {
+		if seq%100 != 7 { // one percent is dropped
 			send(nil)
 		}
 	}
-	result := f.run(spec(40))
-	var want []string
-	for _, b := range plan(spec(40)) {
-		for _, p := range b.posts {
-			if p.mode == tandem.Async && p.seq%5 == 0 {
-				want = append(want, fmt.Sprintf("req_a%d", p.seq))
-			}
-		}
-	}
-	if len(want) == 0 || !slices.Equal(result.Callbacks.MissingIDs, want) {
+	s := spec(2000)
+	s.Concurrency = 50
+	result := f.run(s)
+	want := []string{"req_a7", "req_a107", "req_a207", "req_a307", "req_a407", "req_a507", "req_a607", "req_a707", "req_a807", "req_a907"}
+	if !slices.Equal(result.Callbacks.MissingIDs, want) {
 		t.Errorf("missing are %v, want %v", result.Callbacks.MissingIDs, want)
 	}
-	if got := result.Async.Ledger.Missing; got != len(want) {
-		t.Errorf("the ledger misses %d, want %d", got, len(want))
+	if got := result.Async.Ledger; got.Missing != len(want) || got.Completed != 1000-len(want) {
+		t.Errorf("async ledger is %+v, want %d missing", got, len(want))
 	}
 	if err := result.Complete(); err == nil || !strings.Contains(err.Error(), "no verified callback") {
 		t.Errorf("Complete() = %v, want it to say that callbacks are missing", err)
 	}
-	if n := result.Async.Completion.N(); n != 20-len(want) {
-		t.Errorf("%d completion latencies, want %d: a missing callback has none", n, 20-len(want))
+	if n := result.Async.Completion.N(); n != 1000-len(want) {
+		t.Errorf("%d completion latencies, want %d: a missing callback has none", n, 1000-len(want))
 	}
 }
 
 func TestOnlyGoodCallbacksCount(t *testing.T) {
-	spoil := map[string]func(*http.Request){
-		"forged": func(r *http.Request) { r.Header.Set(webhook.HeaderSignature, "v1,"+strings.Repeat("A", 43)+"=") },
-		"late": func(r *http.Request) {
-			body, _ := io.ReadAll(r.Body)
-			r.Body = io.NopCloser(bytes.NewReader(body))
-			webhook.Sign(r.Header, "req_1", time.Now().Add(-time.Hour), body, webhook.NewSecret())
-		},
-		"unsigned": func(r *http.Request) { r.Header.Del(webhook.HeaderSignature) },
-	}
-	for name, edit := range spoil {
+	for name, row := range map[string]struct {
+		edit func(f *faulty, r *http.Request)
+		of   func(Callbacks) int
+	}{
+		"forged": {func(_ *faulty, r *http.Request) {
+			r.Header.Set(webhook.HeaderSignature, "v1,"+strings.Repeat("A", 43)+"=")
+		}, func(c Callbacks) int { return c.Forged }},
+		"unsigned": {func(_ *faulty, r *http.Request) { r.Header.Del(webhook.HeaderSignature) },
+			func(c Callbacks) int { return c.Forged }},
+		"replayed later": {func(f *faulty, r *http.Request) { sign(r, time.Now().Add(-time.Hour), f.secret) },
+			func(c Callbacks) int { return c.Late }},
+		"dated ahead": {func(f *faulty, r *http.Request) { sign(r, time.Now().Add(time.Hour), f.secret) },
+			func(c Callbacks) int { return c.Late }},
+		"late and forged": {func(_ *faulty, r *http.Request) { sign(r, time.Now().Add(-time.Hour), webhook.NewSecret()) },
+			func(c Callbacks) int { return c.Forged }},
+		"signed and meaningless": {func(f *faulty, r *http.Request) {
+			r.Body, r.ContentLength = io.NopCloser(strings.NewReader(`{}`)), 2
+			sign(r, time.Now(), f.secret)
+		}, func(c Callbacks) int { return c.Malformed }},
+	} {
 		t.Run(name+" ones are refused and missing", func(t *testing.T) {
 			f := newFaulty(t)
-			f.call = func(_ int, send func(func(*http.Request))) { send(edit) }
+			f.call = func(_ int, send func(func(*http.Request))) { send(func(r *http.Request) { row.edit(f, r) }) }
 			result := f.run(spec(8))
-			if got := result.Callbacks; got.Refused != 4 || got.Verified != 0 || got.Received != 4 {
+			if got := result.Callbacks; row.of(got) != 4 || got.Refused() != 4 || got.Verified != 0 || got.Received != 4 {
 				t.Errorf("callbacks are %+v, want 4 refused", got)
 			}
 			if got := result.Async.Ledger; got.Missing != 4 || got.Completed != 0 {
@@ -123,7 +143,7 @@ func TestOnlyGoodCallbacksCount(t *testing.T) {
 	t.Run("repeated ones count once", func(t *testing.T) {
 		f := newFaulty(t)
 		f.call = func(_ int, send func(func(*http.Request))) { send(nil); send(nil); send(nil) }
-		result, err := Run(t.Context(), spec(8), Options{URL: f.url, Secret: f.secret})
+		result, err := Run(t.Context(), spec(8), f.options())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -158,10 +178,24 @@ func TestOnlyGoodCallbacksCount(t *testing.T) {
 				webhook.Sign(r.Header, "req_other", time.Now(), body, f.secret)
 			})
 		}
-		if got := f.run(spec(8)).Async.Ledger; got.Missing != 4 {
+		result := f.run(spec(8))
+		if got := result.Async.Ledger; got.Missing != 4 {
 			t.Errorf("async ledger is %+v, want 4 missing", got)
 		}
+		if got := result.Callbacks; got.Malformed != 4 || got.Verified != 0 {
+			t.Errorf("callbacks are %+v, want 4 malformed", got)
+		}
 	})
+}
+
+// sign signs a message anew, at another time or with another secret.
+func sign(r *http.Request, at time.Time, secret webhook.Secret) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		panic(err)
+	}
+	r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+	webhook.Sign(r.Header, "msg_1", at, body, secret)
 }
 
 func TestAnswersAreSorted(t *testing.T) {
@@ -214,7 +248,9 @@ func TestAPostWithoutAnswerInTimeIsTimedOutAndItsCallbackCountedApart(t *testing
 	f := newFaulty(t)
 	release := make(chan struct{})
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		var body submission
+		var body struct {
+			CallbackURL string `json:"callback_url"`
+		}
 		if r.Method == http.MethodGet {
 			io.WriteString(w, `{}`)
 			return
@@ -229,9 +265,9 @@ func TestAPostWithoutAnswerInTimeIsTimedOutAndItsCallbackCountedApart(t *testing
 	}))
 	defer server.Close()
 	defer close(release)
-	result, err := Run(t.Context(), spec(2), Options{
-		URL: server.URL, Secret: f.secret, Timeout: 100 * time.Millisecond, Quiet: time.Millisecond, Drain: time.Millisecond,
-	})
+	opts := f.options()
+	opts.URL, opts.Timeout = server.URL, 100*time.Millisecond
+	result, err := Run(t.Context(), spec(2), opts)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -280,7 +316,7 @@ func TestARunThatIsEndedEarlyCountsTheRestAsUnsent(t *testing.T) {
 		}
 		return false
 	}
-	result, err := Run(ctx, spec(400), Options{URL: f.url, Secret: f.secret})
+	result, err := Run(ctx, spec(400), f.options())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -294,6 +330,9 @@ func TestARunThatIsEndedEarlyCountsTheRestAsUnsent(t *testing.T) {
 	if unsent < 380 {
 		t.Errorf("%d unsent, want almost all of 400", unsent)
 	}
+	if len(result.Void) == 0 {
+		t.Error("an interrupted run is not void")
+	}
 }
 
 func TestRunSaysWhatIsWrongBeforeItSends(t *testing.T) {
@@ -304,36 +343,17 @@ func TestRunSaysWhatIsWrongBeforeItSends(t *testing.T) {
 		}
 	}
 	server := httptest.NewServer(http.NotFoundHandler())
-	if _, err := Run(t.Context(), spec(2), Options{URL: server.URL}); err == nil || !strings.Contains(err.Error(), "404") {
+	if _, err := Run(t.Context(), spec(2), Options{URL: server.URL}); !errors.Is(err, ErrNotTandem) || !strings.Contains(err.Error(), "404") {
 		t.Errorf("against something else: %v, want its 404", err)
 	}
 	server.Close()
-	if _, err := Run(t.Context(), spec(2), Options{URL: server.URL}); err == nil || !strings.Contains(err.Error(), "ask the service") {
+	if _, err := Run(t.Context(), spec(2), Options{URL: server.URL}); !errors.Is(err, ErrUnreachable) {
 		t.Errorf("against nothing: %v, want that the service does not answer", err)
 	}
 }
 
-func TestUsageIsOfItsArmOnly(t *testing.T) {
-	f := newFaulty(t)
-	var cpu time.Duration
-	result, err := Run(t.Context(), spec(8), Options{URL: f.url, Secret: f.secret, Usage: func() (Usage, error) {
-		cpu += time.Second // so every burst takes one
-		return Usage{CPU: cpu, PeakBytes: int64(cpu)}, nil
-	}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	// Bursts: sync (1 s, 2 s), async (3 s, 4 s).
-	if want := (Usage{CPU: time.Second, PeakBytes: 2e9, Bursts: 1}); result.Sync.Usage == nil || *result.Sync.Usage != want {
-		t.Errorf("sync usage is %+v, want %+v", result.Sync.Usage, want)
-	}
-	if want := (Usage{CPU: time.Second, PeakBytes: 4e9, Bursts: 1}); result.Async.Usage == nil || *result.Async.Usage != want {
-		t.Errorf("async usage is %+v, want %+v", result.Async.Usage, want)
-	}
-}
-
 func TestReadUsage(t *testing.T) {
-	u, err := ReadUsage(os.Getpid())
+	u, err := readProcess(os.Getpid())
 	if runtime.GOOS != "linux" {
 		if err == nil {
 			t.Fatalf("usage %+v on %s, where it cannot be read", u, runtime.GOOS)
@@ -341,9 +361,9 @@ func TestReadUsage(t *testing.T) {
 		return
 	}
 	if err != nil || u.PeakBytes < 1<<20 || u.PeakBytes > 1<<36 || u.CPU < 0 || u.CPU > time.Hour {
-		t.Errorf("ReadUsage = %+v, %v; want the use of this process", u, err)
+		t.Errorf("readProcess = %+v, %v; want the use of this process", u, err)
 	}
-	if _, err := ReadUsage(1 << 30); err == nil {
+	if _, err := readProcess(1 << 30); err == nil {
 		t.Error("no error for a process that does not exist")
 	}
 }

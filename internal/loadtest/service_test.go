@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"tandem/internal/target"
 	"tandem/webhook"
 )
 
@@ -52,7 +53,12 @@ func newFaulty(t *testing.T) *faulty {
 
 func (f *faulty) post(w http.ResponseWriter, r *http.Request) {
 	mode := r.PathValue("mode")
-	var body submission
+	var body struct {
+		Data        json.RawMessage `json:"data"`
+		Workload    string          `json:"workload"`
+		Complexity  int             `json:"complexity"`
+		CallbackURL string          `json:"callback_url"`
+	}
 	if err := json.NewDecoder(r.Body).Decode(&body); err != nil {
 		f.t.Errorf("POST /%s: %v", mode, err)
 	}
@@ -105,16 +111,20 @@ func (f *faulty) send(url, id string, kind webhook.EventType, edit func(*http.Re
 	}
 	answer, err := http.DefaultClient.Do(r)
 	if err == nil {
+		io.Copy(io.Discard, answer.Body)
 		answer.Body.Close()
 	}
 }
 
-// run runs spec against the faulty service, with short waits for what will not come.
+// options have short waits for what will not come.
+func (f *faulty) options() Options {
+	return Options{URL: f.url, Secret: target.StandardSecret(f.secret), Timeout: 5 * time.Second, Drain: 300 * time.Millisecond}
+}
+
+// run runs spec against the faulty service.
 func (f *faulty) run(spec Spec) *Result {
 	f.t.Helper()
-	result, err := Run(f.t.Context(), spec, Options{
-		URL: f.url, Secret: f.secret, Timeout: 5 * time.Second, Quiet: 300 * time.Millisecond, Drain: 300 * time.Millisecond,
-	})
+	result, err := Run(f.t.Context(), spec, f.options())
 	if err != nil {
 		f.t.Fatal(err)
 	}

@@ -23,24 +23,28 @@ const cpuBound = 0.5
 
 // Insights draws the conclusions that the figures allow, the most important
 // first. Where a figure is missing, what would follow from it is missing too.
-func Insights(r *loadtest.Result) []Insight {
+func Insights(e loadtest.Environment, r *loadtest.Result) []Insight {
 	var all []Insight
 	add := func(i Insight, ok bool) {
 		if ok {
 			all = append(all, i)
 		}
 	}
-	for _, arm := range []loadtest.Arm{r.Sync, r.Async} {
+	for _, arm := range arms(r) {
 		add(nothingCompleted(arm))
 	}
-	add(response(r))
-	add(completion(r))
-	add(throughput(r))
-	add(spread(r))
-	add(processor(r))
-	add(callbacks(r))
-	add(notDurable(r))
-	for _, arm := range []loadtest.Arm{r.Sync, r.Async} {
+	if !r.Spec.AA {
+		add(response(r))
+		add(completion(e, r))
+		add(throughput(r))
+		add(spread(r))
+		add(processor(r))
+		add(callbacks(r))
+		add(notDurable(r))
+	}
+	add(backlog(r))
+	for _, arm := range arms(r) {
+		add(stalled(r, arm))
 		add(troubles(arm))
 	}
 	return all
@@ -71,7 +75,7 @@ func response(r *loadtest.Result) (Insight, bool) {
 	return i, true
 }
 
-func completion(r *loadtest.Result) (Insight, bool) {
+func completion(e loadtest.Environment, r *loadtest.Result) (Insight, bool) {
 	sync, ok := r.Sync.Completion.Percentile(0.5)
 	async, okToo := r.Async.Completion.Percentile(0.5)
 	if !ok || !okToo {
@@ -79,7 +83,7 @@ func completion(r *loadtest.Result) (Insight, bool) {
 	}
 	i := Insight{Because: fmt.Sprintf("median completion: sync %s, async %s", duration(sync), duration(async))}
 	prefix := ""
-	if share, ok := cpuShare(r); ok {
+	if share, ok := cpuShare(e, r); ok {
 		prefix = "The work is not CPU-bound: "
 		if share >= cpuBound {
 			prefix = "The work is CPU-bound: "
@@ -101,7 +105,7 @@ func completion(r *loadtest.Result) (Insight, bool) {
 func throughput(r *loadtest.Result) (Insight, bool) {
 	sync, ok := r.Sync.Throughput()
 	async, okToo := r.Async.Throughput()
-	if !ok || !okToo {
+	if !ok || !okToo || r.Spec.Open() { // an open model sends what was planned, whatever is completed
 		return Insight{}, false
 	}
 	i := Insight{Because: fmt.Sprintf("completed per second: sync %s, async %s", rate(sync), rate(async))}
@@ -158,11 +162,16 @@ func callbacks(r *loadtest.Result) (Insight, bool) {
 		return Insight{}, false
 	}
 	verified := l.Completed + l.Failed
-	i := Insight{Because: fmt.Sprintf("%d accepted, %d verified callbacks, %d missing", l.Accepted, verified, l.Missing)}
-	if l.Missing == 0 {
+	i := Insight{Because: fmt.Sprintf("%d accepted, %d outcomes received, %d missing", l.Accepted, verified, l.Missing)}
+	switch {
+	case l.Missing == 0 && r.Service.Completion == string(loadtest.Poll):
+		i.Text = "Every accepted request had an outcome when it was polled for. Callbacks were not tried."
+	case l.Missing == 0 && !r.Service.Verified:
+		i.Text = "Every accepted request was called back over a real socket. Nothing shows that the calls were the service's: they are not signed."
+	case l.Missing == 0:
 		i.Text = "Every accepted request was called back over a real socket, and every signature verified."
-	} else {
-		i.Text = fmt.Sprintf("%d accepted requests were never called back: async broke its promise in this run.", l.Missing)
+	default:
+		i.Text = fmt.Sprintf("%d accepted requests had no outcome in time: async broke its promise in this run.", l.Missing)
 	}
 	return i, true
 }
@@ -171,7 +180,35 @@ func notDurable(r *loadtest.Result) (Insight, bool) {
 	return Insight{
 		Text:    "The 202s of this run would not have survived a restart, so they cost less than those of a durable service.",
 		Because: "the service says that it is not durable",
-	}, !r.Service.Durable
+	}, r.Service.Durable != nil && !*r.Service.Durable
+}
+
+// backlog speaks of an open run in which async requests were accepted faster
+// than they were completed.
+func backlog(r *loadtest.Result) (Insight, bool) {
+	accepted, ok := r.Async.Accepted()
+	completed, okToo := r.Async.Throughput()
+	if r.Spec.AA || !r.Spec.Open() || !ok || !okToo {
+		return Insight{}, false
+	}
+	return Insight{
+		Text:    "Async accepted more than it completed while the load went on: a backlog grew, and how fast it accepts says nothing of its capacity.",
+		Because: fmt.Sprintf("accepted %s, completed %s", rate(accepted), rate(completed)),
+	}, accepted > (1+equivalent)*completed
+}
+
+// stalled speaks of coordinated omission: latencies from the planned time that
+// are far from those from the sending.
+func stalled(r *loadtest.Result, a loadtest.Arm) (Insight, bool) {
+	planned, ok := a.Response.Percentile(0.99)
+	sent, okToo := a.Uncorrected.Percentile(0.99)
+	if !r.Spec.Open() || !ok || !okToo {
+		return Insight{}, false
+	}
+	return Insight{
+		Text:    fmt.Sprintf("The %s requests were sent late because others were waited for; a tool that counts from the sending would have hidden it.", a.Mode),
+		Because: fmt.Sprintf("p99 of the response: %s from the planned time, %s from the sending", duration(planned), duration(sent)),
+	}, float64(planned) > 2*float64(sent)
 }
 
 func troubles(a loadtest.Arm) (Insight, bool) {
@@ -187,16 +224,16 @@ func troubles(a loadtest.Arm) (Insight, bool) {
 }
 
 // cpuShare is the part of all cores that the service used in both modes.
-func cpuShare(r *loadtest.Result) (float64, bool) {
-	if r.Sync.Usage == nil || r.Async.Usage == nil || r.Environment.CPUs == 0 {
+func cpuShare(e loadtest.Environment, r *loadtest.Result) (float64, bool) {
+	if r.Sync.Usage == nil || r.Async.Usage == nil || e.CPUs == 0 {
 		return 0, false
 	}
-	busy := r.Sync.Busy + r.Async.Busy
+	busy := r.Sync.Usage.Over + r.Async.Usage.Over
 	if busy <= 0 {
 		return 0, false
 	}
 	used := r.Sync.Usage.CPU + r.Async.Usage.CPU
-	return float64(used) / float64(busy) / float64(r.Environment.CPUs), true
+	return float64(used) / float64(busy) / float64(e.CPUs), true
 }
 
 // cpuPerRequest divides by what was completed. Processor time is counted in

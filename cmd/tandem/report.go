@@ -1,0 +1,51 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"tandem/internal/loadtest"
+	"tandem/internal/report"
+)
+
+type reportCmd struct {
+	Files []string `arg:"" name:"results.json" help:"Result files of load, compare or search. Several are laid over one another."`
+	HTML  string   `name:"html" placeholder:"report.html" help:"Write one HTML page here instead."`
+	JSON  bool     `name:"json" help:"Print the figures as JSON instead."`
+}
+
+// Run renders result files anew.
+func (c *reportCmd) Run() error {
+	var names []string
+	var files []*loadtest.File
+	for _, path := range c.Files {
+		file, err := readResult(path)
+		if err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+		names, files = append(names, filepath.Base(path)), append(files, file)
+	}
+	switch {
+	case c.HTML != "":
+		file, err := os.Create(c.HTML)
+		if err != nil {
+			return fmt.Errorf("--html: %w", err)
+		}
+		return errors.Join(report.HTML(file, names, files), file.Close())
+	case c.JSON:
+		return report.JSON(os.Stdout, names, files)
+	default:
+		return report.TextAll(os.Stdout, names, files)
+	}
+}
+
+func readResult(path string) (*loadtest.File, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	return loadtest.ReadFile(file)
+}

@@ -1,0 +1,18 @@
+package loadtest
+
+import "context"
+
+// Compare runs an A/B test: sync against async (or against itself) in pairs of
+// blocks in random order. An error means that it could not be begun.
+func Compare(ctx context.Context, spec Spec, opts Options) (*Comparison, error) {
+	l, err := openLab(ctx, spec, opts)
+	if err != nil {
+		return nil, err
+	}
+	defer l.close()
+	result, blocks, err := l.run(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
+	return &Comparison{AA: spec.AA, Pairs: spec.Pairs, Metrics: compare(blocks, spec.Seed), Blocks: blocks, Run: *result}, nil
+}

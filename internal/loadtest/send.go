@@ -1,0 +1,214 @@
+package loadtest
+
+import (
+	"context"
+	"strconv"
+	"time"
+
+	"tandem"
+	"tandem/internal/target"
+)
+
+// send sends one request, records its answer, and reports whether its callback
+// is awaited; settled, if not nil, is sent to once that has come. When outcomes
+// are polled for, it returns with the outcome.
+func (r *run) send(ctx context.Context, p planned, settled chan<- struct{}) (awaiting bool) {
+	calledBack := p.mode == tandem.Async && r.opts.Completion == Callback
+	values := target.Values{
+		ID: r.id + "-" + strconv.Itoa(p.arm) + "-" + strconv.Itoa(p.seq), Seq: p.seq,
+		Workload: r.spec.Workload, Complexity: r.spec.Complexity, Data: string(input(p.seq)),
+	}
+	if calledBack {
+		values.CallbackURL = r.callbackURL(p.seq)
+		r.book.post(p.seq, p.at, settled)
+	}
+	message := r.target.Request(p.mode, values)
+
+	x := r.client.write(message)
+	r.recorder.record(func(t *tally) {
+		t.arms[p.arm].sent++
+		if x.err == nil {
+			t.lag.record(x.written - max(p.at, p.free) - x.connecting)
+		}
+	})
+	if x.err == nil {
+		r.client.read(&x)
+	}
+	r.opts.throttle.learn(p.grant, x.status, x.header, time.Now())
+	if x.err != nil {
+		r.client.done(x)
+		r.lost(p, x, calledBack)
+		return false
+	}
+	answer := r.target.Sort(p.mode, x.status, x.header, x.body)
+	r.client.done(x)
+	r.answered(p, x, answer)
+	switch accepted := answer.Kind == target.Accepted; {
+	case calledBack && accepted:
+		return r.acknowledged(p, x, answer)
+	case calledBack && answer.Kind == target.BadAnswer:
+		r.giveUp(p) // it may have been taken up all the same
+	case calledBack:
+		r.book.refused(p.seq)
+	case p.mode == tandem.Async && accepted:
+		r.poll(ctx, p, answer)
+	}
+	return false
+}
+
+// lost records a request that no answer came to.
+func (r *run) lost(p planned, x exchange, calledBack bool) {
+	why := category(x.err)
+	r.recorder.record(func(t *tally) {
+		a := &t.arms[p.arm]
+		if x.written != 0 {
+			a.answered++
+			a.waited += x.answered - x.written
+		}
+		a.errors[why]++
+		if why == CategoryTimeout {
+			a.timedOut++
+		} else {
+			a.errored++
+		}
+		a.unsuccessful.record(r.now() - p.at)
+	})
+	if calledBack {
+		r.giveUp(p)
+	}
+}
+
+// giveUp notes that it is not known whether a callback is due.
+func (r *run) giveUp(p planned) {
+	if r.book.lost(p.seq) {
+		r.received.unacknowledged.Add(1)
+	}
+}
+
+// answered records an answer. A sync request is complete with it.
+func (r *run) answered(p planned, x exchange, answer target.Answer) {
+	r.recorder.record(func(t *tally) {
+		a := &t.arms[p.arm]
+		a.answered++
+		a.waited += x.answered - x.written
+		latency := x.answered - p.at
+		if answer.Category != "" {
+			a.errors[answer.Category]++
+		}
+		switch answer.Kind {
+		case target.Rejected:
+			a.rejected++
+			a.unsuccessful.record(latency)
+			return
+		case target.BadAnswer:
+			a.errored++
+			a.unsuccessful.record(latency)
+			return
+		}
+		a.accepted++
+		a.windowAccepted += r.recorder.inWindow(x.answered)
+		if answer.Kind == target.WorkFailed {
+			a.failed++
+			a.unsuccessful.record(latency)
+			return
+		}
+		a.response.record(latency)
+		a.uncorrected.record(x.answered - x.written)
+		if p.mode == tandem.Sync {
+			a.completed++
+			a.windowCompleted += r.recorder.inWindow(x.answered)
+			a.completion.record(latency)
+		}
+	})
+}
+
+// acknowledged joins a 202 with its callback, if that is here already.
+func (r *run) acknowledged(p planned, x exchange, answer target.Answer) (awaiting bool) {
+	j, ok, wrongID := r.book.accepted(p.seq, answer.ID, x.answered)
+	if wrongID {
+		r.received.verified.Add(-1)
+		r.received.malformed.Add(1)
+	}
+	if ok {
+		r.completed(j)
+	}
+	return !ok
+}
+
+// came takes a verified callback from the receiver.
+func (r *run) came(seq int, c callback) arrivalKind {
+	kind, j := r.book.came(seq, c)
+	if kind == first {
+		r.completed(j)
+	}
+	return kind
+}
+
+// completed records an async request that was acknowledged and called back.
+func (r *run) completed(j joined) {
+	r.recorder.record(func(t *tally) {
+		t.verification.record(j.verified - j.first)
+		if j.first >= j.answered {
+			t.callbackLag.record(j.first - j.answered)
+		} else {
+			r.received.early.Add(1)
+		}
+		t.arms[1].outcome(j.callback.completed, j.verified-j.at, r.recorder.inWindow(j.verified))
+	})
+}
+
+// outcome records what became of an accepted async request.
+func (a *armTally) outcome(completed bool, latency time.Duration, inWindow int) {
+	if completed {
+		a.completed++
+		a.windowCompleted += inWindow
+		a.completion.record(latency)
+		return
+	}
+	a.failed++
+	a.errors[CategoryWork]++
+	a.unsuccessful.record(latency)
+}
+
+// The pause between two polls that found nothing grows from shortestPause to
+// longestPause. A service that holds its answer until there is an outcome is
+// asked again at once.
+const (
+	shortestPause = 20 * time.Millisecond
+	longestPause  = time.Second
+)
+
+// poll asks for the outcome of an accepted request until it is there, or
+// Options.Drain or the run is over.
+func (r *run) poll(ctx context.Context, p planned, answer target.Answer) {
+	r.polling.Add(1)
+	defer r.polling.Add(-1)
+	deadline := r.now() + r.opts.Drain
+	for pause := shortestPause; r.now() < deadline && ctx.Err() == nil; pause = min(2*pause, longestPause) {
+		asked := r.now()
+		if outcome, done := r.ask(answer); done {
+			r.recorder.record(func(t *tally) {
+				t.arms[p.arm].outcome(outcome.Completed, r.now()-p.at, r.recorder.inWindow(r.now()))
+			})
+			return
+		}
+		if held := r.now() - asked; held < pause {
+			time.Sleep(pause - held)
+		}
+	}
+	r.missing.add(answer.ID, p.seq)
+}
+
+// ask polls once. An answer that is no outcome is worth another try.
+func (r *run) ask(answer target.Answer) (o target.Outcome, done bool) {
+	x := r.poller.write(r.target.PollRequest(answer))
+	if x.err == nil {
+		r.poller.read(&x)
+	}
+	defer r.poller.done(x)
+	if x.err != nil {
+		return o, false
+	}
+	o, done = r.target.SortPoll(x.status, x.body)
+	return o, done && (o.ID == "" || o.ID == answer.ID)
+}
