@@ -12,8 +12,6 @@ import (
 // tells a second callback from an unexpected one; so memory grows with what is
 // outstanding, not with what was sent.
 type book struct {
-	now func() time.Duration
-
 	mu      sync.Mutex
 	pages   []*page
 	arrived []uint64 // a bit by sequence number: its first good callback has come

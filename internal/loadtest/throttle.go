@@ -20,12 +20,14 @@ type throttle struct {
 	inFlight  int
 	granted   int       // the number of the last request that was let out
 	until     time.Time // nothing goes out before
-	known     bool      // the service has answered since, and remaining holds
-	learnedOf int       // the latest request whose answer was learned from
-	remaining int       // that it would still take; math.MaxInt: it names no limit
+	probing   bool      // one request at a time goes out, until its answer says what remaining is
+	remaining int       // that the service would still take; math.MaxInt: it names no limit
+	since     int       // the last request that was let out when remaining was learned
 }
 
-func newThrottle() *throttle { return &throttle{changed: make(chan struct{})} }
+func newThrottle() *throttle {
+	return &throttle{changed: make(chan struct{}), probing: true, remaining: math.MaxInt}
+}
 
 // wait returns when a request may go out, and its number for learn; ok is false
 // if ctx ended before.
@@ -50,15 +52,14 @@ func (t *throttle) wait(ctx context.Context) (grant int, ok bool) {
 	}
 }
 
-// grant lets one request out, or says what to wait for. Until an answer has
-// said what the service will take, one request at a time goes out.
+// grant lets one request out, or says what to wait for.
 func (t *throttle) grant(now time.Time) (number int, changed <-chan struct{}, pause time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if pause := t.until.Sub(now); pause > 0 {
 		return 0, t.changed, pause
 	}
-	if !t.known && t.inFlight > 0 || t.known && t.remaining-t.inFlight <= 0 {
+	if t.probing && t.inFlight > 0 || !t.probing && t.remaining-t.inFlight <= 0 {
 		return 0, t.changed, time.Minute
 	}
 	t.inFlight++
@@ -96,11 +97,11 @@ func (t *throttle) learn(grant, status int, h http.Header, now time.Time) {
 	switch {
 	case status == 0:
 	case !limited:
-		t.known, t.remaining = true, math.MaxInt
-	case !t.known || grant > t.learnedOf:
-		t.known, t.learnedOf, t.remaining = true, grant, remaining
-	default:
-		t.remaining = min(t.remaining, remaining)
+		t.probing, t.remaining = false, math.MaxInt
+	case grant > t.since: // it was sent after remaining was learned, so it knows better
+		t.probing, t.remaining, t.since = false, remaining, t.granted
+	case remaining < t.remaining: // of those sent at once, the least is the latest
+		t.remaining, t.since = remaining, t.granted
 	}
 	if limited && t.remaining-t.inFlight <= 0 {
 		t.hold(now.Add(reset))
@@ -116,7 +117,7 @@ func (t *throttle) hold(until time.Time) {
 	if until.After(t.until) {
 		t.until = until
 	}
-	t.known = false
+	t.probing = true
 }
 
 // rateLimit reads how many requests a service will still take, and when that
