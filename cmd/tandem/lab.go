@@ -240,10 +240,16 @@ type exitCode struct {
 func (e exitCode) ExitCode() int { return int(e.code) }
 
 // verdict is the error that a measurement ends the program with: nil if it is
-// sound and every objective is met.
+// sound and every objective is met. The report says which is not, and why.
 func verdict(measured *loadtest.File) error {
-	if code, why := measured.Verdict(); code != loadtest.OK {
-		return exitCode{errors.New(why), code}
+	code := measured.Exit()
+	why := map[loadtest.ExitCode]string{
+		loadtest.ExitMissed:       "an objective was missed",
+		loadtest.ExitVoid:         "VOID: the figures do not count",
+		loadtest.ExitInconclusive: "inconclusive",
 	}
-	return nil
+	if code == loadtest.ExitOK {
+		return nil
+	}
+	return exitCode{errors.New(why[code]), code}
 }

@@ -13,7 +13,7 @@ import (
 type reportCmd struct {
 	Files []string `arg:"" name:"results.json" help:"Result files of load, compare or search. Several are laid over one another."`
 	HTML  string   `name:"html" placeholder:"report.html" help:"Write one HTML page here instead."`
-	JSON  bool     `name:"json" help:"Print the figures as JSON instead."`
+	JSON  bool     `name:"json" help:"Print the figures as JSON instead, one object for each file."`
 }
 
 // Run renders result files anew.
@@ -35,7 +35,12 @@ func (c *reportCmd) Run() error {
 		}
 		return errors.Join(report.HTML(file, names, files), file.Close())
 	case c.JSON:
-		return report.JSON(os.Stdout, names, files)
+		for _, file := range files {
+			if err := report.JSON(os.Stdout, file); err != nil {
+				return err
+			}
+		}
+		return nil
 	default:
 		return report.TextAll(os.Stdout, names, files)
 	}

@@ -27,12 +27,8 @@ func (c *searchCmd) Run(ctx context.Context) error {
 	if sloFault != nil {
 		sloFault = fmt.Errorf("--slo: %w", sloFault)
 	}
-	var stageFault error
-	if c.Stage < time.Second {
-		stageFault = fmt.Errorf("--stage must be at least 1s, is %v", c.Stage)
-	}
 	opts, err := c.options()
-	if err := errors.Join(sloFault, stageFault, c.chooseMode(ctx, &spec), flagFaults(spec.Check()), err); err != nil {
+	if err := errors.Join(sloFault, c.chooseMode(ctx, &spec), flagFaults(spec.Check()), err); err != nil {
 		return err
 	}
 	out, err := c.openOutputs()

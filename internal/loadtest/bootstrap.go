@@ -5,229 +5,276 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+	"sort"
+	"time"
 )
 
-// How sure a comparison must be.
 const (
 	resamples    = 10_000
 	fewestPairs  = 10
-	confidence   = 0.95
-	indifference = 0.05 // ratios within it of 1 are equivalent
+	equivalence  = 0.05     // a ratio this close to 1 makes no difference to anybody
+	significance = 0.05     // of an interval that is shown: 95 % confidence
+	claim        = 0.02 / 7 // of an interval that a difference is claimed by: there are seven metrics
 )
 
-// metrics are the figures that are compared. With seven of them a 95 % interval
-// for each would find a difference in many an A/A test. So a difference is
-// claimed if the ratio is beyond indifference and the interval at the level of
-// Bonferroni, 1 - 0.05/7, leaves 1 out; two arms are equivalent if the 95 %
-// interval lies within indifference.
-var metrics = []struct {
-	name string
-	of   func(Block) Latency
-	q    float64
-}{
-	{"acceptance.p50", func(b Block) Latency { return b.Response }, 0.50},
-	{"acceptance.p95", func(b Block) Latency { return b.Response }, 0.95},
-	{"acceptance.p99", func(b Block) Latency { return b.Response }, 0.99},
-	{"completion.p50", func(b Block) Latency { return b.Completion }, 0.50},
-	{"completion.p95", func(b Block) Latency { return b.Completion }, 0.95},
-	{"completion.p99", func(b Block) Latency { return b.Completion }, 0.99},
-	{"throughput", nil, 0},
+// compare says how the arm b did against the arm a, metric by metric: the
+// ratios b/a of the p50, p95 and p99 of acceptance and completion and of the
+// throughput, over all blocks of each arm together.
+//
+// Their intervals come from a block bootstrap: pairs of blocks are drawn with
+// replacement, so what a machine did to both blocks of a pair, and what the
+// requests of a block have in common, is in the interval (B. Efron and R. J.
+// Tibshirani, An Introduction to the Bootstrap, 1993, chapters 8 and 13). The
+// same seed gives the same figures.
+//
+// Seven intervals of 95 % would find a difference in every fifth comparison of
+// equals. So a difference is one of more than 5 % that the intervals at the
+// level 0.02/7 (Bonferroni) leave out 1 of: that of the percentiles, and the t
+// interval of the log ratio with the bootstrap's standard error. So far out the
+// percentiles of ten pairs are rough: by them alone, and at 0.05/7, 3 of 100
+// simulated comparisons of equals found a difference; by both it is 1 of 100.
+// Equivalent is a 95 % interval within 5 % of 1. A pair that lacks a block, as the last one of a run that was cut short, is
+// left out.
+func compare(blocks []Block, seed uint64) []Metric {
+	return bootstrap(blocks, seed, resamples)
 }
 
-// compare compares the arms of a comparison's blocks: by the ratio of their
-// pooled figures, and the paired block bootstrap of it, in which whole pairs of
-// blocks are drawn anew. What is alike in a pair, as what the machine did
-// meanwhile, does not count as a difference.
-func compare(blocks []Block, seed uint64) []Metric {
-	pairs := pairUp(blocks)
-	var all []Metric
-	for _, m := range metrics {
-		result := Metric{Name: m.name, Unit: "s"}
-		var figure func(drawn []int) (a, b float64, ok bool)
-		if m.of == nil {
-			result.Unit = "/s"
-			figure = func(drawn []int) (float64, float64, bool) { return throughputs(pairs, drawn) }
+func bootstrap(blocks []Block, seed uint64, resamples int) []Metric {
+	a, b := pairUp(blocks)
+	var statistics []statistic
+	for _, kind := range []struct {
+		name string
+		of   func(Block) Latency
+	}{
+		{"acceptance", func(b Block) Latency { return b.Response }},
+		{"completion", func(b Block) Latency { return b.Completion }},
+	} {
+		pooledA, pooledB := pool(a, kind.of), pool(b, kind.of)
+		for _, percent := range []int{50, 95, 99} {
+			quantile := func(p pooled) func([]int) float64 {
+				return func(times []int) float64 { return p.quantile(float64(percent)/100, times) }
+			}
+			s := statistic{name: fmt.Sprintf("%s.p%d", kind.name, percent), unit: "s", a: quantile(pooledA), b: quantile(pooledB)}
+			if n := min(pooledA.n, pooledB.n); !Enough(n, float64(percent)/100) {
+				s.reason = fmt.Sprintf("too few samples: %d of one arm", n)
+			}
+			statistics = append(statistics, s)
+		}
+	}
+	statistics = append(statistics, statistic{name: "throughput", unit: "/s", a: throughput(a), b: throughput(b)})
+
+	ratios := resample(statistics, len(a), rand.New(rand.NewPCG(seed, 0)), resamples)
+	metrics := make([]Metric, len(statistics))
+	for i, s := range statistics {
+		metrics[i] = s.judge(ratios[i], len(a))
+	}
+	return metrics
+}
+
+// pairUp returns the blocks of both arms, those of a pair at the same place.
+func pairUp(blocks []Block) (a, b []Block) {
+	type pair struct{ a, b *Block }
+	pairs := map[int]pair{}
+	var order []int
+	for i := range blocks {
+		block := &blocks[i]
+		p, known := pairs[block.Pair]
+		if !known {
+			order = append(order, block.Pair)
+		}
+		if block.Arm == "a" {
+			p.a = block
 		} else {
-			pool := newPool(pairs, m.of)
-			if n := min(pool.n[0], pool.n[1]); !Enough(n, m.q) {
-				result.Verdict, result.Reason = Unmeasured, fmt.Sprintf("n too small: %d", n)
-				all = append(all, result)
+			p.b = block
+		}
+		pairs[block.Pair] = p
+	}
+	slices.Sort(order)
+	for _, number := range order {
+		if p := pairs[number]; p.a != nil && p.b != nil {
+			a, b = append(a, *p.a), append(b, *p.b)
+		}
+	}
+	return a, b
+}
+
+// statistic is a figure of both arms, given how many times each pair was drawn.
+// It is zero if there is none.
+type statistic struct {
+	name, unit string
+	a, b       func(times []int) float64
+	reason     string // why it cannot be measured
+}
+
+// resample returns the sorted ratios b/a of the resamples of each statistic. A
+// resample without a ratio counts as both extremes, so that an interval that
+// depends on it is infinite.
+func resample(statistics []statistic, pairs int, random *rand.Rand, resamples int) [][]float64 {
+	ratios := make([][]float64, len(statistics))
+	if pairs < fewestPairs {
+		return ratios
+	}
+	times := make([]int, pairs)
+	for range resamples {
+		clear(times)
+		for range times {
+			times[random.IntN(pairs)]++
+		}
+		for i, s := range statistics {
+			if s.reason != "" {
 				continue
 			}
-			figure = func(drawn []int) (float64, float64, bool) { return pool.quantiles(drawn, m.q) }
+			if a, b := s.a(times), s.b(times); a > 0 && b > 0 {
+				ratios[i] = append(ratios[i], b/a)
+			} else {
+				ratios[i] = append(ratios[i], 0, math.Inf(1))
+			}
 		}
-		result.judge(len(pairs), figure, rand.New(rand.NewPCG(seed, 1)))
-		all = append(all, result)
 	}
-	return all
+	for _, r := range ratios {
+		slices.Sort(r)
+	}
+	return ratios
 }
 
-// pairUp orders the blocks by pair, the arm a first.
-func pairUp(blocks []Block) [][2]Block {
-	n := 0
-	for _, b := range blocks {
-		n = max(n, b.Pair+1)
-	}
-	pairs := make([][2]Block, n)
-	for _, b := range blocks {
-		pairs[b.Pair][b.Arm[0]-'a'] = b
-	}
-	return pairs
-}
-
-// judge fills in the ratio, its interval and the verdict.
-func (m *Metric) judge(pairs int, figure func(drawn []int) (a, b float64, ok bool), random *rand.Rand) {
-	drawn := make([]int, pairs)
-	for i := range drawn {
-		drawn[i] = i
-	}
-	a, b, ok := figure(drawn)
+func (s statistic) judge(ratios []float64, pairs int) Metric {
+	m := Metric{Name: s.name, Unit: s.unit, Verdict: Unmeasured}
+	all := slices.Repeat([]int{1}, pairs)
+	a, b := s.a(all), s.b(all)
 	switch {
 	case pairs < fewestPairs:
-		m.Verdict, m.Reason = Unmeasured, fmt.Sprintf("%d pairs are too few, there must be %d", pairs, fewestPairs)
-		return
-	case !ok:
-		m.Verdict, m.Reason = Unmeasured, "nothing was completed"
-		return
+		m.Reason = fmt.Sprintf("too few pairs of blocks: %d, and %d are needed", pairs, fewestPairs)
+		return m
+	case a == 0 || b == 0:
+		m.Reason = "nothing completed in one arm"
+		return m
+	case s.reason != "":
+		m.Reason = s.reason
+		return m
 	}
-	ratios := make([]float64, 0, resamples)
-	for range resamples {
-		for i := range drawn {
-			drawn[i] = random.IntN(pairs)
-		}
-		if a, b, ok := figure(drawn); ok {
-			ratios = append(ratios, b/a)
-		}
+	low, high := interval(ratios, pairs, significance)
+	if low == 0 || math.IsInf(high, 1) {
+		m.Reason = "too few blocks in which something completed"
+		return m
 	}
-	slices.Sort(ratios)
-	m.A, m.B, m.Ratio = a, b, b/a
-	m.Low, m.High = interval(ratios, pairs, 1-confidence)
-	low, high := interval(ratios, pairs, (1-confidence)/float64(len(metrics)))
-	better := m.Ratio < 1
-	if m.Unit == "/s" {
-		better = m.Ratio > 1
+	m.A, m.B, m.Ratio, m.Low, m.High = a, b, b/a, low, high
+
+	surelyLow, surelyHigh := interval(ratios, pairs, claim)
+	margin := logMargin(ratios, pairs, claim)
+	surelyLow, surelyHigh = min(surelyLow, m.Ratio/margin), max(surelyHigh, m.Ratio*margin)
+	less, more := Faster, Slower
+	if s.unit == "/s" {
+		less, more = Slower, Faster
 	}
 	switch {
-	case m.Low >= 1-indifference && m.High <= 1+indifference:
+	case m.Ratio < 1-equivalence && surelyHigh < 1:
+		m.Verdict = less
+	case m.Ratio > 1+equivalence && surelyLow > 1:
+		m.Verdict = more
+	case low >= 1-equivalence && high <= 1+equivalence:
 		m.Verdict = Equivalent
-	case math.Abs(m.Ratio-1) <= indifference || low <= 1 && high >= 1:
-		m.Verdict = Inconclusive
-	case better:
-		m.Verdict = Faster
 	default:
-		m.Verdict = Slower
+		m.Verdict = Inconclusive
 	}
+	return m
 }
 
-// interval is the percentile interval of sorted bootstrap ratios at the level
-// 1 - alpha, widened for few pairs as Hesterberg does (What Teachers Should
-// Know About the Bootstrap, 2015, section 4.2.3): its ends are at Phi(-+
-// sqrt(n/(n-1)) t), t of Student's distribution.
-func interval(ratios []float64, pairs int, alpha float64) (low, high float64) {
-	n := float64(pairs)
-	tail := normal(-math.Sqrt(n/(n-1)) * student(1-alpha/2, n-1))
-	last := float64(len(ratios) - 1)
-	return ratios[int(math.Floor(tail*last))], ratios[int(math.Ceil((1-tail)*last))]
+// pooled is the latencies of the blocks of an arm: for each value that occurs,
+// in order, how many latencies of each block do not exceed it. The quantile of a
+// resample is then a search for a value, without adding up histograms.
+type pooled struct {
+	n      int
+	values []int64 // microseconds
+	upTo   [][]int // by value, then by block
 }
 
-// normal is the distribution function of the standard normal distribution.
-func normal(x float64) float64 { return 0.5 * math.Erfc(-x/math.Sqrt2) }
-
-// student is the quantile p, above one half, of Student's distribution.
-func student(p, freedom float64) float64 {
-	lower, _ := math.Lgamma(freedom / 2)
-	upper, _ := math.Lgamma((freedom + 1) / 2)
-	density := func(t float64) float64 {
-		return math.Exp(upper-lower-(freedom+1)/2*math.Log1p(t*t/freedom)) / math.Sqrt(freedom*math.Pi)
-	}
-	const step = 1e-4 // Simpson's rule, until the area is reached
-	area, t := 0.5, 0.0
-	for ; area < p && t < 1000; t += step {
-		area += step / 6 * (density(t) + 4*density(t+step/2) + density(t+step))
-	}
-	return t
-}
-
-// throughputs are the requests completed per second by each arm in the pairs
-// that were drawn.
-func throughputs(pairs [][2]Block, drawn []int) (a, b float64, ok bool) {
-	var completed, seconds [2]float64
-	for _, i := range drawn {
-		for arm, block := range pairs[i] {
-			completed[arm] += float64(block.Completed)
-			seconds[arm] += block.Duration.Seconds()
+func pool(blocks []Block, of func(Block) Latency) pooled {
+	var p pooled
+	counts := map[int64][]int{}
+	for i, block := range blocks {
+		latency := of(block)
+		p.n += latency.N()
+		for value, count := range latency.counts() {
+			if counts[value] == nil {
+				counts[value] = make([]int, len(blocks))
+				p.values = append(p.values, value)
+			}
+			counts[value][i] += int(count)
 		}
 	}
-	if completed[0] == 0 || completed[1] == 0 || seconds[0] <= 0 || seconds[1] <= 0 {
-		return 0, 0, false
-	}
-	return completed[0] / seconds[0], completed[1] / seconds[1], true
-}
-
-// pool is the latencies of all blocks as counts over the distinct values of an
-// arm, so that drawing pairs anew is adding vectors.
-type pool struct {
-	n      [2]int
-	values [2][]float64 // seconds, ascending
-	counts [2][][]int32 // by pair
-	sum    []int32      // room to work in
-}
-
-func newPool(pairs [][2]Block, of func(Block) Latency) *pool {
-	p := &pool{}
-	for arm := range p.values {
-		histograms := make([]map[int64]int64, len(pairs))
-		distinct := map[int64]struct{}{}
-		for i, pair := range pairs {
-			histograms[i] = of(pair[arm]).counts()
-			for value, n := range histograms[i] {
-				distinct[value] = struct{}{}
-				p.n[arm] += int(n)
+	slices.Sort(p.values)
+	for v, value := range p.values {
+		row := counts[value]
+		if v > 0 {
+			for i, below := range p.upTo[v-1] {
+				row[i] += below
 			}
 		}
-		sorted := make([]int64, 0, len(distinct))
-		for value := range distinct {
-			sorted = append(sorted, value)
-		}
-		slices.Sort(sorted)
-		for _, value := range sorted {
-			p.values[arm] = append(p.values[arm], float64(value)/1e6)
-		}
-		for _, histogram := range histograms {
-			vector := make([]int32, len(sorted))
-			for i, value := range sorted {
-				vector[i] = int32(histogram[value])
-			}
-			p.counts[arm] = append(p.counts[arm], vector)
-		}
+		p.upTo = append(p.upTo, row)
 	}
-	p.sum = make([]int32, max(len(p.values[0]), len(p.values[1])))
 	return p
 }
 
-// quantiles are the quantile q of each arm in the pairs that were drawn.
-func (p *pool) quantiles(drawn []int, q float64) (a, b float64, ok bool) {
-	var found [2]float64
-	for arm, values := range p.values {
-		sum := p.sum[:len(values)]
-		clear(sum)
-		total := int32(0)
-		for _, i := range drawn {
-			for at, n := range p.counts[arm][i] {
-				sum[at] += n
-				total += n
-			}
-		}
-		if total == 0 {
-			return 0, 0, false
-		}
-		rank := int32(math.Ceil(q * float64(total)))
-		for at, n := range sum {
-			if rank -= n; rank <= 0 {
-				found[arm] = values[at]
-				break
-			}
-		}
+// quantile is the fraction q of the blocks, each taken so many times, in
+// seconds: the same value that Latency.Percentile finds. It is zero if there
+// are no latencies.
+func (p pooled) quantile(q float64, times []int) float64 {
+	if p.n == 0 {
+		return 0
 	}
-	return found[0], found[1], true
+	n := weigh(p.upTo[len(p.upTo)-1], times)
+	if n == 0 {
+		return 0
+	}
+	rank := min(max(int(q*float64(n)+0.5), 1), n)
+	at := sort.Search(len(p.values), func(v int) bool { return weigh(p.upTo[v], times) >= rank })
+	return (time.Duration(p.values[at]) * time.Microsecond).Seconds()
+}
+
+func weigh(row, times []int) int {
+	sum := 0
+	for i, n := range row {
+		sum += n * times[i]
+	}
+	return sum
+}
+
+// throughput is what the blocks completed over how long they took.
+func throughput(blocks []Block) func(times []int) float64 {
+	return func(times []int) float64 {
+		completed, took := 0, time.Duration(0)
+		for i, block := range blocks {
+			completed += times[i] * block.Completed
+			took += time.Duration(times[i]) * block.Duration
+		}
+		perSecond, _ := per(completed, took)
+		return perSecond
+	}
+}
+
+// interval is the percentile interval of sorted ratios at a level. With few
+// pairs it would be too narrow; it is widened by T. Hesterberg's expansion
+// (What Teachers Should Know About the Bootstrap, 2015, section 4.1): each tail
+// is the normal one of sqrt(n/(n-1)) times Student's t of n-1 degrees.
+func interval(ratios []float64, pairs int, level float64) (low, high float64) {
+	n := float64(pairs)
+	t := studentQuantile(1-level/2, pairs-1)
+	tail := normal(-math.Sqrt(n/(n-1)) * t)
+	skip := min(int(tail*float64(len(ratios))), (len(ratios)-1)/2)
+	return ratios[skip], ratios[len(ratios)-1-skip]
+}
+
+// logMargin is the factor to either side of the ratio that makes a t interval of
+// its logarithm at a level, with the standard error of the resamples. It is NaN,
+// with which nothing is claimed, if one of them had no ratio.
+func logMargin(ratios []float64, pairs int, level float64) float64 {
+	var sum, squares float64
+	for _, r := range ratios {
+		sum += math.Log(r)
+		squares += math.Log(r) * math.Log(r)
+	}
+	mean := sum / float64(len(ratios))
+	variance := max(squares/float64(len(ratios))-mean*mean, 0)
+	n := float64(pairs)
+	return math.Exp(math.Sqrt(n/(n-1)*variance) * studentQuantile(1-level/2, pairs-1))
 }

@@ -40,16 +40,19 @@ func (l Latency) merge(other Latency) {
 	}
 }
 
-// Merge joins two distributions.
-func Merge(a, b Latency) Latency {
-	switch {
-	case a.N() == 0:
-		return b
-	case b.N() == 0:
-		return a
+// Merge joins distributions.
+func Merge(all ...Latency) Latency {
+	var joined Latency
+	for _, l := range all {
+		switch {
+		case l.N() == 0:
+		case joined.N() == 0:
+			joined = l
+		default:
+			joined = joined.clone()
+			joined.merge(l)
+		}
 	}
-	joined := a.clone()
-	joined.merge(b)
 	return joined
 }
 

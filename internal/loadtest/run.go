@@ -352,11 +352,10 @@ func (r *run) result(l *lab, interrupted bool, before, self *Usage) *Result {
 	if n := result.Callbacks.Refused(); n > 0 {
 		async.Errors[CategoryBadSignature] = n
 	}
-	if interrupted {
-		result.Void = append(result.Void, "interrupted before its end")
-	}
-	result.LittleLaw = littleLaw(result.Series)
 	result.judge(r.opts.SLOs)
+	if interrupted {
+		result.Void = append(result.Void, "It was interrupted before its end.")
+	}
 	return result
 }
 

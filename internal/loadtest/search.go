@@ -2,6 +2,7 @@ package loadtest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"strings"
@@ -10,256 +11,291 @@ import (
 	"tandem"
 )
 
-// How a search goes.
 const (
-	lowestRate   = 0.5  // per second; what does not sustain it sustains nothing
-	closeEnough  = 0.05 // of the rate: how near the edge is searched for
-	nearEdge     = 0.15 // of the rate: a stage within it of the edge is repeated, and two of three decide
-	confirmTimes = 3    // how much longer the last stage is
-	confirmTries = 4    // rates that the last stage is tried with
-	stepDown     = 0.95 // from one of them to the next
+	resolution    = 1.05 // between the rate that passed and the one that failed
+	nearEdge      = 1.15 // so close to the edge, two of three stages decide
+	stepDown      = 0.95 // after a confirmation that failed
+	maxStepsDown  = 3
+	confirmTimes  = 3 // as long as other stages
+	maxHalvings   = 10
+	maxStages     = 64
+	shortestStage = 5 * time.Second // leaves three seconds to see a backlog grow in, see fit
 )
 
-// FindCapacity searches the rate that each pattern sustains, at all and under
-// an objective. An error means that it could not be begun, or was interrupted.
-func FindCapacity(ctx context.Context, spec Spec, slo SLO, opts Options) (*Search, error) {
-	l, err := openLab(ctx, spec, opts)
-	if err != nil {
-		return nil, err
+// measureFunc runs one mode at a rate, in the open model, and returns what it
+// measured. It need not judge it.
+type measureFunc func(ctx context.Context, mode tandem.Mode, rate float64, length time.Duration) (*Result, error)
+
+// searchCapacity finds the highest rate that a mode sustains, meeting an
+// objective if there is one:
+//
+//  1. From the first rate it doubles while stages pass; if the first fails, it
+//     halves until one passes, at most ten times.
+//  2. It halves the interval between the best and the worst until they are
+//     within 5 %. Near the edge two of three stages decide, also about an upper
+//     end that a single stage failed at.
+//  3. It confirms the best rate by a stage three times as long. If that fails it
+//     steps down by 5 %, at most three times.
+//
+// A stage that a late generator disturbed is repeated once. Where the generator
+// ends the way up, capacity is only known to be at least what passed. The
+// search takes at most 64 stages, and returns those that it took also with an
+// error.
+func searchCapacity(ctx context.Context, mode tandem.Mode, slo *SLO, first float64, length time.Duration,
+	measure measureFunc) (Capacity, []Stage, error) {
+
+	s := &search{mode: mode, slo: slo, length: length, measure: measure, failures: map[float64]*failure{}}
+	if err := s.plan(first); err != nil {
+		return s.capacity(), nil, err
 	}
-	defer l.close()
-	started := time.Now()
-	found := &Search{SLO: slo.String(), Spec: spec, Service: l.service, Started: started.UTC().Round(0)}
-	for _, mode := range []tandem.Mode{tandem.Sync, tandem.Async} {
-		for _, objective := range []*SLO{nil, &slo} {
-			if objective != nil && !objective.Applies(mode) {
-				continue
-			}
-			s := &searcher{mode: mode, slo: objective, length: spec.Duration, measure: l.measure(spec, mode, objective)}
-			capacity, err := s.find(ctx, spec.Rate)
-			found.Stages = append(found.Stages, s.stages...)
-			if err != nil {
-				return nil, err
-			}
-			found.Capacities = append(found.Capacities, capacity)
-		}
+	err := s.find(ctx, first)
+	if err == nil {
+		err = s.confirm(ctx)
 	}
-	found.Duration = time.Since(started)
-	return found, nil
+	if errors.Is(err, errTooMany) {
+		s.limit, err = err.Error(), nil
+	}
+	return s.capacity(), s.stages, err
 }
 
-// measure returns what runs one stage of a mode.
-func (l *lab) measure(spec Spec, mode tandem.Mode, slo *SLO) func(context.Context, float64, time.Duration) (Stage, error) {
-	return func(ctx context.Context, rate float64, length time.Duration) (Stage, error) {
-		spec.Rate, spec.Duration, spec.SyncRatio = rate, length, 0
-		if mode == tandem.Sync {
-			spec.SyncRatio = 1
-		}
-		spec.Seed++ // every stage has arrivals of its own
-		result, _, err := l.run(ctx, spec)
-		if err != nil {
-			return Stage{}, err
-		}
-		return result.stage(mode, slo), context.Cause(ctx)
-	}
-}
+var errTooMany = fmt.Errorf("%d stages did not find the edge", maxStages)
 
-// stage judges a run as a stage of a search. A rate is sustained if what was
-// sent was completed, the objective met, and nothing piled up: what is not
-// completed must not grow over the stage, and must be worked off soon after it.
-func (r *Result) stage(mode tandem.Mode, slo *SLO) Stage {
-	arm, piled := r.Sync, func(s Second) float64 { return s.InFlight }
-	if mode == tandem.Async {
-		arm, piled = r.Async, func(s Second) float64 { return s.Backlog }
-	}
-	accepted, _ := arm.Accepted()
-	completed, _ := arm.Throughput()
-	s := Stage{
-		Mode: mode, Rate: r.Spec.Rate, For: r.Spec.Duration, Void: r.Void,
-		Accepted: accepted, Completed: completed, Response: arm.Response.pack(), Completion: arm.Completion.pack(),
-		Drain: max(r.Duration-lead-r.Spec.Duration, 0),
-	}
-	broke := func(format string, args ...any) { s.Broke = append(s.Broke, fmt.Sprintf(format, args...)) }
-	if errors := errorRate(arm); slo == nil || slo.metric != "error_rate" {
-		if errors.value > 0.01 {
-			broke("%.1f %% of the requests did not succeed", 100*errors.value)
-		}
-	}
-	if slo != nil {
-		s.SLO = slo.String()
-		switch o := slo.Check(r); o.Outcome {
-		case Missed:
-			broke("%s: measured %s", o.SLO, o.Measured)
-		case NotMeasured:
-			broke("%s: n too small (%d); make --stage longer", o.SLO, o.N)
-		}
-	}
-	var significant bool
-	if s.Growth, significant = growth(r.Series, int(r.Spec.Duration/time.Second), piled); significant {
-		if grown := s.Growth * r.Spec.Duration.Seconds(); grown > max(10, 0.02*float64(arm.Ledger.Sent)) {
-			broke("what waits grew by %.3g a second", s.Growth)
-		}
-	}
-	if bound := max(time.Second, r.Spec.Duration/10); s.Drain > bound {
-		broke("what had piled up took %v to work off", s.Drain.Round(time.Millisecond))
-	}
-	s.Passed = len(s.Broke) == 0 && len(s.Void) == 0
-	return s
-}
-
-// growth is the slope of the least-squares line through a figure of the first
-// seconds of a series, and whether it is above zero by three standard errors.
-func growth(series []Second, seconds int, of func(Second) float64) (slope float64, significant bool) {
-	var xs, ys []float64
-	for _, s := range series {
-		if s.At < seconds {
-			xs, ys = append(xs, float64(s.At)+0.5), append(ys, of(s))
-		}
-	}
-	n := float64(len(xs))
-	if n < 3 {
-		if n == 2 {
-			slope = ys[1] - ys[0]
-		}
-		return slope, slope > 0
-	}
-	var sumX, sumY float64
-	for i := range xs {
-		sumX, sumY = sumX+xs[i], sumY+ys[i]
-	}
-	var xx, xy, rest float64
-	for i := range xs {
-		xx += (xs[i] - sumX/n) * (xs[i] - sumX/n)
-		xy += (xs[i] - sumX/n) * (ys[i] - sumY/n)
-	}
-	slope = xy / xx
-	for i := range xs {
-		d := ys[i] - sumY/n - slope*(xs[i]-sumX/n)
-		rest += d * d
-	}
-	return slope, slope > 3*math.Sqrt(rest/(n-2)/xx)
-}
-
-// searcher searches the capacity of one mode.
-type searcher struct {
+// search is the state of one.
+type search struct {
 	mode    tandem.Mode
 	slo     *SLO
 	length  time.Duration
-	measure func(ctx context.Context, rate float64, length time.Duration) (Stage, error)
-	stages  []Stage
+	measure measureFunc
+
+	lowest, highest float64 // rates that may be tried
+	stages          []Stage
+	passes          []float64            // rates that passed
+	failures        map[float64]*failure // rates that failed
+	passed          float64              // the best; 0: none
+	limit           string               // what ended the search otherwise than by a rate that failed
+	confirmed       bool
 }
 
-// find doubles the rate until it fails, halves the interval between the best
-// and the worst until it is close enough, and confirms the best in a longer
-// stage. It runs at most 64 stages: the rate is doubled at most 18 times, the
-// interval of a factor of two halved 4 times in up to 3 stages, and 4 more at
-// the end; a stage that was void is run again once.
-func (s *searcher) find(ctx context.Context, first float64) (Capacity, error) {
-	c := Capacity{Mode: s.mode}
+// failure is a rate that failed.
+type failure struct {
+	times int
+	broke []string
+}
+
+// plan checks what was asked for and says between which rates to search. Stages
+// must have the samples that the objective needs.
+func (s *search) plan(first float64) error {
+	if s.slo != nil && !s.slo.Applies(s.mode) {
+		return fmt.Errorf("objective %s says nothing of %s requests", s.slo, s.mode)
+	}
+	if s.length < shortestStage {
+		return fmt.Errorf("a stage of %v is too short to see whether a backlog grows; take longer ones, such as --stage %v", s.length, shortestStage)
+	}
+	seconds := s.length.Seconds()
+	s.highest = min(MaxRate, MaxRequests/(confirmTimes*seconds))
+	if !(first > 0 && first <= s.highest) {
+		return fmt.Errorf("the first rate must be above 0 and at most %.6g per second, is %v", s.highest, first)
+	}
+	fewest := 10.0
 	if s.slo != nil {
-		c.SLO = s.slo.String()
+		fewest = max(fewest, s.slo.fewest())
 	}
-	if err := s.bracket(ctx, first, &c); err != nil || c.Passed == 0 {
-		return c, err
-	}
-	for c.Failed > 0 && c.Failed/c.Passed-1 > closeEnough {
-		passed, why, err := s.try(ctx, math.Sqrt(c.Passed*c.Failed), &c)
-		if err != nil {
-			return c, err
-		}
-		rate := s.stages[len(s.stages)-1].Rate
-		if passed {
-			c.Passed = rate
-		} else {
-			c.Failed, c.Bound = rate, why
-		}
-	}
-	for range confirmTries {
-		stage, err := s.stage(ctx, Confirm, c.Passed, confirmTimes*s.length)
-		if err != nil {
-			return c, err
-		}
-		if c.Confirmed = stage.Passed; c.Confirmed {
-			return c, nil
-		}
-		c.Failed, c.Bound = c.Passed, why(stage)+" (in the longer stage)"
-		c.Passed *= stepDown
-	}
-	return c, nil
-}
-
-// bracket finds a rate that passes and one that fails, or that the generator
-// cannot go beyond.
-func (s *searcher) bracket(ctx context.Context, rate float64, c *Capacity) error {
-	for rate >= lowestRate && rate <= MaxRate {
-		stage, err := s.stage(ctx, Bracket, rate, s.length)
-		if err != nil {
-			return err
-		}
-		switch {
-		case stage.Passed:
-			c.Passed = rate
-			if c.Failed > 0 {
-				return nil
-			}
-			rate *= 2
-		case len(stage.Void) > 0 && c.Passed > 0:
-			c.Bound = "the generator's limit, so it is at least this: " + why(stage)
-			return nil
-		default:
-			c.Failed, c.Bound = rate, why(stage)
-			if c.Passed > 0 {
-				return nil
-			}
-			rate /= 2
-		}
-	}
-	if c.Failed == 0 {
-		c.Bound = fmt.Sprintf("the highest rate that is tried, %d/s", MaxRate)
+	if s.lowest = max(first/math.Pow(2, maxHalvings), fewest/seconds); first < s.lowest {
+		return fmt.Errorf("a stage of %v at %.4g/s has too few requests to tell%s: take longer ones, such as --stage %v, or begin at %.4g/s",
+			s.length, first, s.objective(" "), time.Duration(math.Ceil(fewest/first))*time.Second, math.Ceil(s.lowest))
 	}
 	return nil
 }
 
-// try tries a rate between what passed and what failed; near the edge, two of
-// three stages decide.
-func (s *searcher) try(ctx context.Context, rate float64, c *Capacity) (passed bool, reason string, err error) {
-	votes := 0
-	phase := Bisect
-	for range 3 {
-		stage, err := s.stage(ctx, phase, rate, s.length)
-		if err != nil {
-			return false, "", err
-		}
-		if stage.Passed {
-			votes++
-		} else {
-			votes--
-			reason = why(stage)
-		}
-		if c.Failed/c.Passed-1 > nearEdge || votes == 2 || votes == -2 {
-			break
-		}
-		phase = Repeat
+func (s *search) objective(before string) string {
+	if s.slo == nil {
+		return ""
 	}
-	return votes > 0, reason, nil
+	return before + s.slo.String()
 }
 
-// stage runs one stage, and once more if it was void.
-func (s *searcher) stage(ctx context.Context, phase Phase, rate float64, length time.Duration) (Stage, error) {
-	for again := false; ; again = true {
-		stage, err := s.measure(ctx, rate, length)
-		if err != nil {
-			return stage, err
+// find brings the best rate and the worst within the resolution, or sets limit,
+// or ends at the lowest rate.
+func (s *search) find(ctx context.Context, first float64) error {
+	for rate := first; ; {
+		for s.failed() == 0 && s.limit == "" {
+			if _, err := s.decide(ctx, Bracket, rate, 1); err != nil {
+				return err
+			}
+			if s.passed >= s.highest {
+				s.limit = fmt.Sprintf("the generator's limit: no more than %.6g/s is ever sent", s.highest)
+			}
+			rate = min(2*rate, s.highest)
 		}
-		stage.Phase = phase
+		for rate = first; s.passed == 0; {
+			if rate = min(rate/2, s.highest); rate < s.lowest {
+				return nil
+			}
+			if _, err := s.decide(ctx, Bracket, rate, 1); err != nil {
+				return err
+			}
+		}
+		if again, err := s.narrow(ctx); !again {
+			return err
+		}
+		rate = min(2*s.passed, s.highest)
+	}
+}
+
+// narrow bisects. again is true if the upper end turned out to pass, and none
+// above it is known to fail.
+func (s *search) narrow(ctx context.Context) (again bool, err error) {
+	for s.limit == "" {
+		low, high := s.passed, s.failed()
+		switch {
+		case high == 0:
+			return true, nil
+		case high > low*resolution:
+			needed := 1
+			if high <= low*nearEdge*nearEdge {
+				needed = 2
+			}
+			_, err = s.decide(ctx, Bisect, math.Sqrt(low*high), needed)
+		case s.failures[high].times < 2:
+			_, err = s.decide(ctx, Repeat, high, 2)
+		default:
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+	}
+	return false, nil
+}
+
+// decide runs stages at a rate until as many as needed agree, those counted
+// that failed there before.
+func (s *search) decide(ctx context.Context, phase Phase, rate float64, needed int) (standing, error) {
+	fail := s.failures[rate]
+	if fail == nil {
+		fail = &failure{}
+	}
+	for passes := 0; ; phase = Repeat {
+		result, err := s.try(ctx, phase, rate, s.length)
+		if err != nil {
+			return result, err
+		}
+		switch result {
+		case sustained:
+			if passes++; passes == needed {
+				delete(s.failures, rate)
+				s.passes = append(s.passes, rate)
+				s.passed = max(s.passed, rate)
+				return sustained, nil
+			}
+		case overloaded:
+			fail.times, fail.broke = fail.times+1, s.stages[len(s.stages)-1].Broke
+			if fail.times >= needed {
+				s.failures[rate], s.limit = fail, "" // what lies above no longer matters
+				return overloaded, nil
+			}
+		default:
+			s.limit = s.outOfReach(rate)
+			return beyondReach, nil
+		}
+	}
+}
+
+// try runs one stage, or two if the generator disturbed the first.
+func (s *search) try(ctx context.Context, phase Phase, rate float64, length time.Duration) (standing, error) {
+	for range 2 {
+		if len(s.stages) == maxStages {
+			return beyondReach, errTooMany
+		}
+		if ctx.Err() != nil {
+			return beyondReach, context.Cause(ctx)
+		}
+		r, err := s.measure(ctx, s.mode, rate, length)
+		if err != nil {
+			return beyondReach, fmt.Errorf("stage of %.4g/s: %w", rate, err)
+		}
+		if reach := maxCeiling * r.Generator.Ceiling / r.Spec.work(); reach > 0 {
+			s.highest = min(s.highest, reach)
+		}
+		stage, result := r.stage(Stage{Mode: s.mode, SLO: s.objective(""), Phase: phase, Rate: rate, For: length}, s.slo)
 		s.stages = append(s.stages, stage)
-		if len(stage.Void) == 0 || again {
-			return stage, nil
+		switch result {
+		case disturbed:
+			continue
+		case unaccounted:
+			return result, fmt.Errorf("stage of %.4g/s: %s", rate, strings.Join(stage.Void, " "))
 		}
+		return result, nil
 	}
+	return beyondReach, nil
 }
 
-// why is what a stage broke.
-func why(s Stage) string {
-	return strings.Join(append(s.Void[:len(s.Void):len(s.Void)], s.Broke...), "; ")
+func (s *search) outOfReach(rate float64) string {
+	return fmt.Sprintf("the generator's limit, at %.4g/s: %s", rate, strings.Join(s.stages[len(s.stages)-1].Void, " "))
+}
+
+// confirm runs longer stages at the best rate, and below it.
+func (s *search) confirm(ctx context.Context) error {
+	rate := s.passed
+	for range maxStepsDown + 1 {
+		if rate == 0 {
+			return nil
+		}
+		result, err := s.try(ctx, Confirm, rate, confirmTimes*s.length)
+		if err != nil {
+			return err
+		}
+		switch result {
+		case sustained:
+			s.passed, s.confirmed = rate, true
+			return nil
+		case overloaded:
+			s.failures[rate] = &failure{1, s.stages[len(s.stages)-1].Broke}
+			s.passed = s.bestBelow(rate)
+		default:
+			s.limit = s.outOfReach(rate)
+			return nil
+		}
+		rate *= stepDown
+	}
+	return nil
+}
+
+func (s *search) bestBelow(rate float64) (best float64) {
+	for _, passed := range s.passes {
+		if passed < rate {
+			best = max(best, passed)
+		}
+	}
+	return best
+}
+
+// failed is the lowest rate that failed, above the best one that passed; 0 if
+// none did.
+func (s *search) failed() (lowest float64) {
+	for rate := range s.failures {
+		if rate > s.passed && (lowest == 0 || rate < lowest) {
+			lowest = rate
+		}
+	}
+	return lowest
+}
+
+func (s *search) capacity() Capacity {
+	c := Capacity{Mode: s.mode, SLO: s.objective(""), Passed: s.passed, Failed: s.failed(), Confirmed: s.confirmed}
+	var bounds []string
+	if c.Failed > 0 {
+		bounds = append(bounds, strings.Join(s.failures[c.Failed].broke, "; "))
+	}
+	if s.limit != "" {
+		bounds = append(bounds, s.limit)
+	}
+	if s.limit != "" && c.Failed == 0 && c.Passed > 0 {
+		bounds = append(bounds, fmt.Sprintf("capacity is at least %.4g/s", c.Passed))
+	}
+	if c.Passed == 0 && len(s.stages) > 0 {
+		bounds = append(bounds, fmt.Sprintf("no rate down to %.4g/s passed", s.stages[len(s.stages)-1].Rate))
+	}
+	c.Bound = strings.Join(bounds, "; ")
+	return c
 }

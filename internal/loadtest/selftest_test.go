@@ -1,7 +1,6 @@
 package loadtest
 
 import (
-	"context"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -71,8 +70,8 @@ func TestAGeneratorThatIsHeldBackMakesTheRunVoid(t *testing.T) {
 		lag, _ := result.Generator.Lag.Max()
 		t.Errorf("not void, with a lag of up to %v", lag)
 	}
-	if code, _ := (&File{Load: result}).Verdict(); code != Void {
-		t.Errorf("the exit code is %d, want %d", code, Void)
+	if code := result.Exit(); code != ExitVoid {
+		t.Errorf("the exit code is %d, want %d", code, ExitVoid)
 	}
 }
 
@@ -195,7 +194,7 @@ func TestAnMM1QueueWaitsAsTheorySays(t *testing.T) {
 		batches = append(batches, mean.Seconds())
 	}
 	mean, deviation := moments(batches)
-	half := student(0.9995, float64(len(batches)-1)) * deviation / math.Sqrt(float64(len(batches)))
+	half := studentQuantile(0.9995, len(batches)-1) * deviation / math.Sqrt(float64(len(batches)))
 	want := 1 / (mu - lambda)
 	t.Logf("mean time in the system %.4f s, 99.9 %% interval ±%.4f, theory %.4f", mean, half, want)
 	if math.Abs(mean-want) > half {
@@ -219,132 +218,6 @@ func moments(xs []float64) (mean, deviation float64) {
 		deviation += (x - mean) * (x - mean)
 	}
 	return mean, math.Sqrt(deviation / float64(len(xs)-1))
-}
-
-func TestASearchFindsTheCapacityOfAServer(t *testing.T) {
-	f := newFaulty(t)
-	var mu sync.Mutex
-	var free time.Time
-	f.answer = func(string, int, http.ResponseWriter) bool { // 150 a second, in order
-		mu.Lock()
-		if now := time.Now(); now.After(free) {
-			free = now
-		}
-		free = free.Add(time.Second / 150)
-		until := free
-		mu.Unlock()
-		time.Sleep(time.Until(until))
-		return false
-	}
-	slo, err := ParseSLO("sync.latency.p95<100ms")
-	if err != nil {
-		t.Fatal(err)
-	}
-	opts := f.options()
-	opts.setDefaults()
-	l, err := openLab(t.Context(), open200(time.Second), opts)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.close()
-	spec := open200(2 * time.Second)
-	s := &searcher{mode: "sync", slo: &slo, length: spec.Duration, measure: l.measure(spec, "sync", &slo)}
-	c, err := s.find(t.Context(), 100)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Logf("%+v after %d stages", c, len(s.stages))
-	if c.Passed < 120 || c.Passed > 155 || !c.Confirmed {
-		for _, stage := range s.stages {
-			t.Logf("%v %.1f/s passed %v: %s", stage.Phase, stage.Rate, stage.Passed, why(stage))
-		}
-		t.Errorf("found %+v, want a little under 150/s", c)
-	}
-}
-
-func TestASearchEndsWhateverTheServiceDoes(t *testing.T) {
-	for name, row := range map[string]struct {
-		passes func(rate float64, length time.Duration, n int) bool
-		void   func(rate float64) bool
-		low    float64
-		high   float64
-	}{
-		"a cliff at 1000": {passes: func(r float64, _ time.Duration, _ int) bool { return r <= 1000 }, low: 940, high: 1000},
-		"nothing passes":  {passes: func(float64, time.Duration, int) bool { return false }, low: 0, high: 0},
-		"all passes":      {passes: func(float64, time.Duration, int) bool { return true }, low: MaxRate / 2, high: MaxRate},
-		"a coin is tossed near the edge": {passes: func(r float64, _ time.Duration, n int) bool { return r < 950 || r < 1050 && n%2 == 0 },
-			low: 800, high: 1050},
-		"the long stage fails above 500": {passes: func(r float64, l time.Duration, _ int) bool { return r <= 520 && (l == time.Second || r <= 500) },
-			low: 440, high: 500},
-		"the generator ends at 3000": {passes: func(float64, time.Duration, int) bool { return true }, void: func(r float64) bool { return r > 3000 },
-			low: 1500, high: 3000},
-	} {
-		t.Run(name, func(t *testing.T) {
-			n := 0
-			s := &searcher{length: time.Second, measure: func(_ context.Context, rate float64, length time.Duration) (Stage, error) {
-				n++
-				stage := Stage{Rate: rate, For: length, Passed: row.passes(rate, length, n)}
-				if row.void != nil && row.void(rate) {
-					stage.Passed, stage.Void = false, []string{"late"}
-				} else if !stage.Passed {
-					stage.Broke = []string{"broke"}
-				}
-				return stage, nil
-			}}
-			c, err := s.find(t.Context(), 20)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if c.Passed < row.low || c.Passed > row.high {
-				t.Errorf("found %+v, want %v to %v", c, row.low, row.high)
-			}
-			if (c.Passed > 0) != c.Confirmed || c.Bound == "" {
-				t.Errorf("found %+v", c)
-			}
-			if len(s.stages) > 64 {
-				t.Errorf("%d stages", len(s.stages))
-			}
-		})
-	}
-}
-
-func TestASearchStopsWhenItMust(t *testing.T) {
-	ctx, cancel := context.WithCancel(t.Context())
-	s := &searcher{length: time.Second, measure: func(ctx context.Context, rate float64, _ time.Duration) (Stage, error) {
-		if rate > 100 {
-			cancel()
-		}
-		return Stage{Passed: true}, context.Cause(ctx)
-	}}
-	if _, err := s.find(ctx, 20); err == nil {
-		t.Error("an interrupted search has found something")
-	}
-}
-
-func TestABacklogThatGrowsIsNotSustained(t *testing.T) {
-	series := func(of func(at int) float64) (all []Second) {
-		for at := range 10 {
-			all = append(all, Second{At: at, Span: 1, Backlog: of(at)})
-		}
-		return all
-	}
-	for name, row := range map[string]struct {
-		backlog func(at int) float64
-		drain   time.Duration
-		passed  bool
-	}{
-		"none":               {func(int) float64 { return 0 }, 0, true},
-		"steady":             {func(int) float64 { return 50 }, 0, true},
-		"up and down":        {func(at int) float64 { return []float64{5, 60}[at%2] }, 0, true},
-		"growing by a tenth": {func(at int) float64 { return 10 * float64(at) }, 0, false},
-		"slow to drain":      {func(int) float64 { return 50 }, 3 * time.Second, false},
-	} {
-		r := &Result{Spec: Spec{Rate: 100, Duration: 10 * time.Second}, Duration: 10*time.Second + lead + row.drain, Series: series(row.backlog),
-			Async: Arm{Mode: "async", Window: 10 * time.Second, WindowAccepted: 1000, WindowCompleted: 1000, Ledger: Ledger{Planned: 1000, Sent: 1000, Accepted: 1000, Completed: 1000}}}
-		if s := r.stage("async", nil); s.Passed != row.passed {
-			t.Errorf("%s: passed is %v: %v", name, s.Passed, s.Broke)
-		}
-	}
 }
 
 func TestProductionModeIsNeverRefused(t *testing.T) {

@@ -1,8 +1,11 @@
 package loadtest
 
 import (
+	"errors"
 	"fmt"
 	"math"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -10,208 +13,285 @@ import (
 	"tandem"
 )
 
-// SLO is a service level objective, such as async.accept.p99<20ms.
+// SLO is a service level objective, such as async.accept.p99<20ms:
+//
+//	[sync.|async.]metric[.statistic] operator limit
+//
+//	accept         async: from the planned time until the 202
+//	latency        sync: from the planned time until the answer
+//	completion     from the planned time until the outcome was here
+//	error_rate     the part of what was sent that was not completed
+//	callback_rate  async: the part of what was accepted whose outcome came in a verified callback
+//
+// Latencies have a statistic (mean, max, p50 to p99.99) and an upper limit
+// (20ms, 1.5s); they are those of the requests that succeeded. Rates have a
+// limit such as 1% or 0.01. Without a mode, an objective holds for every mode
+// that it can be measured in and that sent something. Two SLOs are equal if
+// they say the same in the same units.
 type SLO struct {
-	text   string
-	mode   tandem.Mode // empty: of both
-	metric string      // accept, latency, completion, error_rate or callback_rate
-	stat   string      // mean, max, or p and a percentile; empty for rates
-	q      float64     // of a percentile, 0 to 1
-	op     string      // <, <=, > or >=
-	limit  float64     // seconds, or a part of one
+	mode   tandem.Mode // empty: all modes of the metric
+	metric string
+	stat   string  // of a latency
+	q      float64 // the quantile; 0: the statistic is none
+	op     string
+	limit  float64 // seconds, or a part of one
+	unit   string  // the limit as it was written
 }
 
-// String is the objective as it was written.
-func (s SLO) String() string { return s.text }
+// The metrics of an SLO.
+const (
+	metricAccept       = "accept"
+	metricLatency      = "latency"
+	metricCompletion   = "completion"
+	metricErrorRate    = "error_rate"
+	metricCallbackRate = "callback_rate"
+)
 
-const sloExample = "write it like async.accept.p99<20ms, sync.latency.p95<100ms, completion.p99<1s, error_rate<1% or callback_rate>99.9%"
+var (
+	sloForm      = regexp.MustCompile(`^\s*([^<>=\s]+)\s*(<=|>=|<|>)\s*([0-9.]+\s+[a-zµ%]+|[^<>=\s]+)\s*$`)
+	quantileForm = regexp.MustCompile(`^p([0-9]{2}(?:\.[0-9]{1,2})?)$`)
+)
 
-// ParseSLO reads an objective: [sync.|async.]metric[.stat] op limit. Metrics
-// are accept (the 202 of async), latency (the answer of sync), completion (of
-// both), error_rate and callback_rate (of async); stats mean, max and p50 to
-// p99.99; limits durations, or parts of one like 1% and 0.01.
+// ParseSLO reads an SLO. Its errors say what is wrong and show one that is
+// right.
 func ParseSLO(text string) (SLO, error) {
-	s := SLO{text: text}
-	fault := func(format string, args ...any) (SLO, error) {
-		return SLO{}, fmt.Errorf("%q: %s; %s", text, fmt.Sprintf(format, args...), sloExample)
+	s, err := parseSLO(text)
+	if err != nil {
+		return SLO{}, fmt.Errorf("objective %q: %w", text, err)
 	}
-	at := strings.IndexAny(text, "<>")
-	if at < 0 {
-		return fault("has no < or >")
-	}
-	name, limit := strings.TrimSpace(text[:at]), text[at+1:]
-	s.op = text[at : at+1]
-	if rest, ok := strings.CutPrefix(limit, "="); ok {
-		s.op, limit = s.op+"=", rest
-	}
-	limit = strings.TrimSpace(limit)
-
-	for _, mode := range []tandem.Mode{tandem.Sync, tandem.Async} {
-		if rest, ok := strings.CutPrefix(name, string(mode)+"."); ok {
-			s.mode, name = mode, rest
-			break
-		}
-	}
-	s.metric, s.stat, _ = strings.Cut(name, ".")
-	only := map[string]tandem.Mode{"accept": tandem.Async, "latency": tandem.Sync, "callback_rate": tandem.Async}
-	switch s.metric {
-	case "accept", "latency", "callback_rate":
-		if s.mode != "" && s.mode != only[s.metric] {
-			return fault("%s is a metric of %s requests only", s.metric, only[s.metric])
-		}
-		s.mode = only[s.metric]
-	case "completion", "error_rate":
-	default:
-		return fault("%q is not a metric", s.metric)
-	}
-	var err error
-	if strings.HasSuffix(s.metric, "_rate") {
-		if s.stat != "" {
-			return fault("a rate has no %s", s.stat)
-		}
-		if s.limit, err = parsePart(limit); err != nil {
-			return fault("%v", err)
-		}
-		return s, nil
-	}
-	if err := s.parseStat(); err != nil {
-		return fault("%v", err)
-	}
-	d, err := time.ParseDuration(limit)
-	if err != nil || d <= 0 {
-		return fault("%q is not a duration", limit)
-	}
-	s.limit = d.Seconds()
 	return s, nil
 }
 
-func (s *SLO) parseStat() error {
-	switch s.stat {
-	case "":
-		return fmt.Errorf("%s needs a percentile such as .p99, or .mean or .max", s.metric)
-	case "mean", "max":
-		return nil
+func parseSLO(text string) (SLO, error) {
+	parts := sloForm.FindStringSubmatch(text)
+	if parts == nil {
+		return SLO{}, errors.New("it must be a metric, one of < <= > >=, and a limit, such as async.accept.p99<20ms")
 	}
-	number, ok := strings.CutPrefix(s.stat, "p")
-	percent, err := strconv.ParseFloat(number, 64)
-	if !ok || err != nil || !(percent >= 50 && percent <= 99.99) {
-		return fmt.Errorf("%q is not mean, max or a percentile from p50 to p99.99", s.stat)
+	name, s := parts[1], SLO{op: parts[2], unit: strings.Join(strings.Fields(parts[3]), "")}
+	if mode, rest, ok := strings.Cut(name, "."); ok && slices.Contains(tandem.Modes, tandem.Mode(mode)) {
+		s.mode, name = tandem.Mode(mode), rest
 	}
-	s.q = percent / 100
+	s.metric, s.stat, _ = strings.Cut(name, ".")
+	if err := s.checkMetric(); err != nil {
+		return SLO{}, err
+	}
+	if s.isLatency() {
+		if err := s.setStatistic(); err != nil {
+			return SLO{}, err
+		}
+		return s, s.setDuration()
+	}
+	if s.stat != "" || strings.HasSuffix(name, ".") {
+		return SLO{}, fmt.Errorf("%s has no statistic: write %s%s%s", s.metric, s.metric, s.op, s.unit)
+	}
+	return s, s.setRate()
+}
+
+func (s SLO) checkMetric() error {
+	switch {
+	case !slices.Contains([]string{metricAccept, metricLatency, metricCompletion, metricErrorRate, metricCallbackRate}, s.metric):
+		return fmt.Errorf("there is no metric %q; there are accept, latency, completion, error_rate and callback_rate, "+
+			"such as completion.p95<2s", s.metric)
+	case s.mode != "" && !s.Applies(s.mode):
+		return fmt.Errorf("%s is not measured of %s requests; write %s", s.metric, s.mode, map[string]string{
+			metricAccept:       "sync.latency.p99<20ms for the answer of a sync request",
+			metricLatency:      "async.accept.p99<20ms for the 202, or async.completion.p99<2s for the outcome",
+			metricCallbackRate: "async.callback_rate>99.9%",
+		}[s.metric])
+	case s.isLatency() && s.op[0] == '>':
+		return fmt.Errorf("a latency is bounded from above: write %s.p99<20ms", s.metric)
+	case s.metric == metricErrorRate && s.op[0] == '>':
+		return errors.New("an error rate is bounded from above: write error_rate<1%")
+	case s.metric == metricCallbackRate && s.op[0] == '<':
+		return errors.New("a callback rate is bounded from below: write callback_rate>99.9%")
+	}
 	return nil
 }
 
-// parsePart reads a part of one: 1%, or 0.01.
-func parsePart(text string) (float64, error) {
-	number, percent := strings.CutSuffix(text, "%")
-	part, err := strconv.ParseFloat(strings.TrimSpace(number), 64)
-	if percent {
-		part /= 100
-	}
-	if err != nil || !(part >= 0 && part <= 1) {
-		return 0, fmt.Errorf("%q is not a part from 0%% to 100%%", text)
-	}
-	return part, nil
-}
-
-// Applies reports whether the objective says something of a mode.
-func (s SLO) Applies(mode tandem.Mode) bool { return s.mode == "" || s.mode == mode }
-
-// Duration is the limit of an objective on a latency.
-func (s SLO) Duration() (limit time.Duration, ok bool) {
-	return time.Duration(s.limit * float64(time.Second)), s.stat != ""
-}
-
-// Check holds a run against the objective. One that says nothing of a mode
-// must hold for each that sent something, and what is reported is the worse.
-func (s SLO) Check(r *Result) Objective {
-	o := Objective{SLO: s.text, Outcome: NotMeasured}
-	if s.metric == "error_rate" && s.mode == "" {
-		s.judge(&o, errorRate(r.Sync, r.Async))
-		return o
-	}
-	for _, arm := range []Arm{r.Sync, r.Async} {
-		if !s.Applies(arm.Mode) || arm.Ledger.Sent == 0 {
-			continue
-		}
-		one := Objective{SLO: s.text}
-		s.judge(&one, s.measure(arm))
-		if o.N == 0 || worse(one.Outcome, o.Outcome) {
-			o = one
-		}
-	}
-	return o
-}
-
-func worse(a, b Outcome) bool {
-	order := map[Outcome]int{Met: 0, NotMeasured: 1, Missed: 2}
-	return order[a] > order[b]
-}
-
-// figure is a measured value; ok is false if it could not be measured.
-type figure struct {
-	value float64
-	n     int
-	ok    bool
-}
-
-func (s SLO) measure(a Arm) figure {
-	switch s.metric {
-	case "error_rate":
-		return errorRate(a)
-	case "callback_rate":
-		l := a.Ledger
-		return figure{float64(l.Completed+l.Failed) / float64(max(l.Accepted, 1)), l.Accepted, l.Accepted > 0}
-	}
-	latency := a.Response
-	if s.metric == "completion" {
-		latency = a.Completion
-	}
-	var d time.Duration
-	var ok bool
-	switch s.stat {
-	case "mean":
-		d, ok = latency.Mean()
-	case "max":
-		d, ok = latency.Max()
-	default:
-		d, ok = latency.Percentile(s.q)
-	}
-	return figure{d.Seconds(), latency.N(), ok}
-}
-
-// errorRate is the part of what was sent that was not completed.
-func errorRate(arms ...Arm) figure {
-	sent, completed := 0, 0
-	for _, a := range arms {
-		sent += a.Ledger.Sent
-		completed += a.Ledger.Completed
-	}
-	return figure{float64(sent-completed) / float64(max(sent, 1)), sent, sent > 0}
-}
-
-func (s SLO) judge(o *Objective, f figure) {
-	o.N = f.n
-	if o.Outcome = NotMeasured; !f.ok {
-		return
+func (s *SLO) setStatistic() error {
+	if s.stat == "mean" || s.stat == "max" {
+		return nil
 	}
 	if s.stat == "" {
-		o.Measured = strconv.FormatFloat(math.Round(1e5*f.value)/1e3, 'f', -1, 64) + "%"
-	} else {
-		o.Measured = time.Duration(f.value * float64(time.Second)).Round(time.Microsecond).String()
+		return fmt.Errorf("%s needs a statistic (mean, max, p50 to p99.99), such as %[1]s.p99<20ms", s.metric)
 	}
-	met := false
+	if digits := quantileForm.FindStringSubmatch(s.stat); digits != nil {
+		var err error
+		if s.q, err = percent(digits[1]); err == nil && s.q >= 0.5 {
+			return nil
+		}
+	}
+	return fmt.Errorf("%q is no statistic; there are mean, max and p50 to p99.99, such as %s.p99<20ms", s.stat, s.metric)
+}
+
+func (s *SLO) setDuration() error {
+	limit, err := time.ParseDuration(s.unit)
+	if err != nil {
+		return fmt.Errorf("the limit %q must be a duration, such as 20ms or 1.5s", s.unit)
+	}
+	if limit < time.Microsecond || limit > longestLatency {
+		return fmt.Errorf("the limit must be from 1us to %v, such as 20ms; it is %v", longestLatency, limit)
+	}
+	s.limit = limit.Seconds()
+	return nil
+}
+
+func (s *SLO) setRate() error {
+	limit, err := strconv.ParseFloat(s.unit, 64)
+	if number, ok := strings.CutSuffix(s.unit, "%"); ok {
+		limit, err = percent(number)
+	}
+	if err != nil {
+		return fmt.Errorf("the limit %q must be a rate, such as 1%% or 0.01", s.unit)
+	}
+	if !(limit >= 0 && limit <= 1) {
+		return fmt.Errorf("the limit must be from 0%% to 100%%, such as 1%% or 0.01; it is %s", s.unit)
+	}
+	if s.op == "<" && limit == 0 || s.op == ">" && limit == 1 {
+		return fmt.Errorf("it can never be met: write %s%s=%s", s.metric, s.op, s.unit)
+	}
+	s.limit = limit
+	return nil
+}
+
+// percent reads a decimal number of hundredths. A division would not do:
+// 99.9/100 is more than 0.999 in binary, which 999 of 1000 then miss.
+func percent(number string) (float64, error) { return strconv.ParseFloat(number+"e-2", 64) }
+
+// String is the objective in the form that ParseSLO reads, without spaces.
+func (s SLO) String() string {
+	name := s.metric
+	if s.mode != "" {
+		name = string(s.mode) + "." + name
+	}
+	if s.stat != "" {
+		name += "." + s.stat
+	}
+	return name + s.op + s.unit
+}
+
+// Applies reports whether the objective is about requests of the mode.
+func (s SLO) Applies(mode tandem.Mode) bool {
+	if s.mode != "" && s.mode != mode {
+		return false
+	}
+	switch s.metric {
+	case metricAccept, metricCallbackRate:
+		return mode == tandem.Async
+	case metricLatency:
+		return mode == tandem.Sync
+	}
+	return true
+}
+
+// Duration is the limit of an objective about a latency. ok is false if it is
+// about a rate.
+func (s SLO) Duration() (limit time.Duration, ok bool) {
+	return time.Duration(math.Round(s.limit * float64(time.Second))), s.isLatency()
+}
+
+func (s SLO) isLatency() bool {
+	return s.metric == metricAccept || s.metric == metricLatency || s.metric == metricCompletion
+}
+
+// Check holds the objective against a run: against every arm that it applies to
+// and that sent something, reporting the worst: what two modes have is the worse
+// the higher it is. A latency is not measured if there are too few samples to
+// tell, see Enough. A rate is a count of this run, and one request will do.
+func (s SLO) Check(r *Result) Objective {
+	worst := Objective{SLO: s.String(), Outcome: NotMeasured}
+	var worstValue float64
+	found := false
+	for _, arm := range []Arm{r.Sync, r.Async} {
+		if arm.Ledger.Sent == 0 || !s.Applies(arm.Mode) {
+			continue
+		}
+		value, o := s.checkArm(r, arm)
+		o.SLO = s.String()
+		if !found || badness[o.Outcome] > badness[worst.Outcome] || o.Outcome == worst.Outcome && value > worstValue {
+			worst, worstValue, found = o, value, true
+		}
+	}
+	return worst
+}
+
+// badness orders what was found of two arms: the objective is missed if one of
+// them misses it, however little is known of the other.
+var badness = map[Outcome]int{Met: 0, NotMeasured: 1, Missed: 2}
+
+func (s SLO) checkArm(r *Result, arm Arm) (value float64, o Objective) {
+	var ok bool
+	switch s.metric {
+	case metricErrorRate:
+		value, o.Measured, ok = rate(arm.Ledger.unsuccessful(), arm.Ledger.Sent)
+		o.N = arm.Ledger.Sent
+	case metricCallbackRate:
+		if o.N = arm.Ledger.Accepted; r.Service.Verified {
+			value, o.Measured, ok = rate(arm.Ledger.Completed+arm.Ledger.Failed, arm.Ledger.Accepted)
+		}
+	default:
+		latency := arm.Response
+		if s.metric == metricCompletion {
+			latency = arm.Completion
+		}
+		var d time.Duration
+		d, ok = s.statistic(latency)
+		value, o.N = d.Seconds(), latency.N()
+		if ok {
+			o.Measured = threeDigits(d).String()
+		}
+	}
+	switch {
+	case !ok:
+		o.Outcome = NotMeasured
+	case s.within(value):
+		o.Outcome = Met
+	default:
+		o.Outcome = Missed
+	}
+	return value, o
+}
+
+func (s SLO) statistic(l Latency) (d time.Duration, ok bool) {
+	switch s.stat {
+	case "mean":
+		return l.Mean()
+	case "max":
+		return l.Max()
+	}
+	return l.Percentile(s.q)
+}
+
+func (s SLO) within(value float64) bool {
 	switch s.op {
 	case "<":
-		met = f.value < s.limit
+		return value < s.limit
 	case "<=":
-		met = f.value <= s.limit
+		return value <= s.limit
 	case ">":
-		met = f.value > s.limit
-	default:
-		met = f.value >= s.limit
+		return value > s.limit
 	}
-	if o.Outcome = Missed; met {
-		o.Outcome = Met
+	return value >= s.limit
+}
+
+// unsuccessful is how many requests were sent and not completed.
+func (l Ledger) unsuccessful() int { return l.Rejected + l.Errored + l.TimedOut + l.Failed + l.Missing }
+
+// rate writes a part of a whole with its counts, since 99.99996 % and 100 % are
+// not the same.
+func rate(part, whole int) (value float64, text string, ok bool) {
+	if whole == 0 {
+		return 0, "", false
 	}
+	value = float64(part) / float64(whole)
+	return value, fmt.Sprintf("%.4g%% (%d of %d)", 100*value, part, whole), true
+}
+
+// threeDigits rounds a duration to three digits.
+func threeDigits(d time.Duration) time.Duration {
+	unit := time.Duration(1)
+	for d.Abs()/unit >= 1000 {
+		unit *= 10
+	}
+	return d.Round(unit)
 }

@@ -3,79 +3,131 @@ package report
 import (
 	"fmt"
 	"strings"
-	"time"
 
 	"tandem/internal/loadtest"
 )
 
-func compareText(b *strings.Builder, f *loadtest.File, c *loadtest.Comparison) {
-	void(b, &c.Run)
-	fmt.Fprintf(b, "%s\n\n", compareTitle(c))
-	settingsTable(b, settings(f, &c.Run))
-	fmt.Fprintf(b, "\n%-16s%12s%12s%9s%20s  %s\n", "", armName(c, 0), armName(c, 1), "ratio", "95 % interval", "verdict")
+func compareText(b *strings.Builder, f *loadtest.File) {
+	metrics(f.Compare).text(b)
+	b.WriteString("\n")
+	list(b, compared(f))
+}
+
+// metrics is the table of a comparison.
+func metrics(c *loadtest.Comparison) table {
+	void := len(c.Run.Void) > 0
+	a, b := arms(c)
+	t := table{Title: "B over A", Void: void, Columns: []column{
+		{Label: a, Class: "sync", Void: void}, {Label: b, Class: "async", Void: void},
+		{Label: "ratio"}, {Label: "95 % interval"}, {Label: "B is"},
+	}}
+	var rows []row
 	for _, m := range c.Metrics {
 		if m.Verdict == loadtest.Unmeasured {
-			fmt.Fprintf(b, "%-16s%12s%12s%9s%20s  %s\n", m.Name, "-", "-", "-", "-", clean(m.Reason))
+			rows = append(rows, row{Name: m.Name, Cells: []string{without, without, without, without, notMeasured}, Class: "void"})
+			t.Notes = append(t.Notes, m.Name+" was not measured: "+m.Reason+".")
 			continue
 		}
-		fmt.Fprintf(b, "%-16s%12s%12s%9.3f%20s  %s\n", m.Name, metricValue(m, m.A), metricValue(m, m.B), m.Ratio,
-			fmt.Sprintf("%.3f to %.3f", m.Low, m.High), m.Verdict)
+		rows = append(rows, row{Name: m.Name, Cells: []string{
+			inUnit(m.A, m.Unit), inUnit(m.B, m.Unit), ratio(m.Ratio), interval(m), shorten(string(m.Verdict), 14),
+		}})
 	}
-	b.WriteString("\n")
-	for _, s := range compareWords(c) {
-		fmt.Fprintf(b, "%s\n", wrap("- ", s))
-	}
-	fmt.Fprintf(b, "\nAll blocks together\n")
-	table(b, &c.Run)
-	account(b, &c.Run)
+	t.Groups = []group{{Rows: rows}}
+	return t
 }
 
-func compareTitle(c *loadtest.Comparison) string {
+func arms(c *loadtest.Comparison) (a, b string) {
 	if c.AA {
-		return fmt.Sprintf("Sync against sync (A/A), %d pairs of blocks in random order", c.Pairs)
+		return "A: sync", "B: sync"
 	}
-	return fmt.Sprintf("Sync against async, %d pairs of blocks in random order", c.Pairs)
+	return "A: sync", "B: async"
 }
 
-func armName(c *loadtest.Comparison, arm int) string {
-	if c.AA {
-		return "sync " + string("AB"[arm])
+func inUnit(v float64, unit string) string {
+	if unit == "s" {
+		return seconds(v)
 	}
-	return [2]string{"sync", "async"}[arm]
+	return rate(v)
 }
 
-func metricValue(m loadtest.Metric, v float64) string {
-	if m.Unit == "/s" {
-		return rate(v)
+func ratio(v float64) string {
+	if !finite(v) {
+		return notMeasured
 	}
-	return duration(time.Duration(v * float64(time.Second)))
+	if v < 0.1 {
+		return fmt.Sprintf("%.4f", v)
+	}
+	return fmt.Sprintf("%.3f", v)
 }
 
-// compareWords are the verdicts in sentences.
-func compareWords(c *loadtest.Comparison) []string {
+func interval(m loadtest.Metric) string {
+	if !finite(m.Low) || !finite(m.High) {
+		return notMeasured
+	}
+	return ratio(m.Low) + " to " + ratio(m.High)
+}
+
+// compared says in plain words what the comparison in a file found.
+func compared(f *loadtest.File) []string {
+	c := f.Compare
+	if len(c.Run.Void) > 0 {
+		return []string{nothingFollows}
+	}
 	by := map[loadtest.Verdict][]string{}
 	for _, m := range c.Metrics {
 		by[m.Verdict] = append(by[m.Verdict], m.Name)
 	}
-	list := func(v loadtest.Verdict) string { return strings.Join(by[v], ", ") }
+	names := func(v loadtest.Verdict) string { return strings.Join(by[v], ", ") }
 	var all []string
 	say := func(v loadtest.Verdict, format string) {
 		if len(by[v]) > 0 {
-			all = append(all, fmt.Sprintf(format, list(v)))
+			all = append(all, fmt.Sprintf(format, names(v)))
 		}
 	}
 	if c.AA {
-		if len(by[loadtest.Faster])+len(by[loadtest.Slower]) == 0 {
-			return []string{"Sync against sync: no difference found, as it must be."}
-		}
-		say(loadtest.Faster, "B was found faster in %s, though both are sync: this set-up sees differences where there are none.")
-		say(loadtest.Slower, "B was found slower in %s, though both are sync: this set-up sees differences where there are none.")
-		return all
+		all = append(all, sameness(c, by))
+	} else {
+		say(loadtest.Faster, "Async is faster than sync by: %s.")
+		say(loadtest.Slower, "Async is slower than sync by: %s.")
+		say(loadtest.Equivalent, "There is no difference of more than 5 %% in: %s.")
 	}
-	say(loadtest.Faster, "Async is better in %s.")
-	say(loadtest.Slower, "Async is worse in %s.")
-	say(loadtest.Equivalent, "The two are equivalent, within 5 %%, in %s.")
-	say(loadtest.Inconclusive, "Inconclusive: %s. More requests in more pairs would tell.")
+	say(loadtest.Inconclusive, "Inconclusive, the interval is too wide to tell; more pairs of blocks would narrow it: %s.")
 	say(loadtest.Unmeasured, "Not measured: %s.")
+	if len(c.Metrics) == 0 {
+		all = append(all, "No metric was compared.")
+	}
+	if used, ok := targetShare(sides(f)); ok {
+		all = append(all, fmt.Sprintf("%s: the service used %.0f %% of all CPUs.", kindOfWork(used), 100*used))
+	}
+	if !c.AA && soonerButNoMore(c) {
+		all = append(all, "Async is accepted sooner and completes no more per second: choose async for responsiveness, not for throughput.")
+	}
 	return all
+}
+
+// sameness is what an A/A test is for.
+func sameness(c *loadtest.Comparison, by map[loadtest.Verdict][]string) string {
+	different := append(by[loadtest.Faster], by[loadtest.Slower]...)
+	switch {
+	case len(different) > 0:
+		return fmt.Sprintf("sync against sync: a difference was found where there is none, in %s. What measures is disturbed; do not believe comparisons made this way.", strings.Join(different, ", "))
+	case len(by[loadtest.Unmeasured]) == len(c.Metrics):
+		return "sync against sync: nothing could be compared."
+	default:
+		return "sync against sync: no difference found."
+	}
+}
+
+// soonerButNoMore reports whether acceptance is faster and throughput is not.
+func soonerButNoMore(c *loadtest.Comparison) bool {
+	sooner, noMore := false, false
+	for _, m := range c.Metrics {
+		switch {
+		case strings.HasPrefix(m.Name, "acceptance."):
+			sooner = sooner || m.Verdict == loadtest.Faster
+		case m.Name == "throughput":
+			noMore = m.Verdict == loadtest.Slower || m.Verdict == loadtest.Equivalent
+		}
+	}
+	return sooner && noMore
 }

@@ -2,69 +2,67 @@ package report
 
 import (
 	"fmt"
-	"math"
-	"time"
 
 	"tandem/internal/loadtest"
 )
 
 // Insight is a conclusion in plain words, and the figures it was drawn from.
 type Insight struct {
-	Text    string
-	Because string
+	Text    string `json:"text"`
+	Because string `json:"because"`
 }
 
 // equivalent is how far two figures may be apart and still count as the same.
 const equivalent = 0.05
 
-// cpuBound is the share of all cores that the service must use for its work to
+// cpuBound is the share of all CPUs that the service must use for its work to
 // count as CPU-bound.
 const cpuBound = 0.5
 
-// Insights draws the conclusions that the figures allow, the most important
-// first. Where a figure is missing, what would follow from it is missing too.
-func Insights(e loadtest.Environment, r *loadtest.Result) []Insight {
-	var all []Insight
+// Insights draws the conclusions that the figures of a file's run allow, the
+// most important first. Where a figure is missing, what would follow from it is
+// missing too; and nothing follows from a run that is void. A search has none.
+func Insights(f *loadtest.File) []Insight {
+	r := result(f)
+	if r == nil || len(r.Void) > 0 {
+		return nil
+	}
+	var found []Insight
 	add := func(i Insight, ok bool) {
 		if ok {
-			all = append(all, i)
+			found = append(found, i)
 		}
 	}
-	for _, arm := range arms(r) {
-		add(nothingCompleted(arm))
+	all := sides(f)
+	for _, s := range all {
+		add(nothingCompleted(s))
+		add(stall(s))
+		add(backlogGrew(s))
 	}
-	if !r.Spec.AA {
-		add(response(r))
-		add(completion(e, r))
-		add(throughput(r))
-		add(spread(r))
-		add(processor(r))
-		add(callbacks(r))
-		add(notDurable(r))
+	if sync, async, ok := pair(all); ok && async.async() {
+		if f.Compare == nil { // else compared says it, and whether it may be chance
+			add(response(sync.arm, async.arm))
+			add(completion(sync.arm, async.arm, all))
+			add(throughput(sync, async))
+		}
+		add(spread(sync.arm, async.arm))
+		add(processor(sync.arm, async.arm))
 	}
-	add(backlog(r))
-	for _, arm := range arms(r) {
-		add(stalled(r, arm))
-		add(troubles(arm))
+	for _, s := range all {
+		if s.async() {
+			add(callbacks(s))
+			add(notDurable(s))
+		}
 	}
-	return all
+	for _, s := range all {
+		add(troubles(s))
+	}
+	return found
 }
 
-func nothingCompleted(a loadtest.Arm) (Insight, bool) {
-	return Insight{
-		Text:    fmt.Sprintf("No %s request was completed, so there is nothing to compare.", a.Mode),
-		Because: fmt.Sprintf("%d sent, %d accepted, 0 completed", a.Ledger.Sent, a.Ledger.Accepted),
-	}, a.Ledger.Completed == 0
-}
-
-func response(r *loadtest.Result) (Insight, bool) {
-	sync, ok := r.Sync.Response.Percentile(0.5)
-	async, okToo := r.Async.Response.Percentile(0.5)
-	if !ok || !okToo {
-		return Insight{}, false
-	}
-	i := Insight{Because: fmt.Sprintf("median response: sync %s, async %s", duration(sync), duration(async))}
-	switch ratio := float64(sync) / float64(async); {
+func response(sync, async loadtest.Arm) (Insight, bool) {
+	ratio, i, ok := medians("response", sync.Response, async.Response)
+	switch {
 	case ratio > 1+equivalent:
 		i.Text = fmt.Sprintf("Async answered %s sooner: its caller holds a 202 and is free, the sync caller waits for the work.", times(ratio))
 	case ratio < 1-equivalent:
@@ -72,44 +70,66 @@ func response(r *loadtest.Result) (Insight, bool) {
 	default:
 		i.Text = "Async answered no sooner: this work takes about as long as putting a request on disk."
 	}
-	return i, true
+	return i, ok
 }
 
-func completion(e loadtest.Environment, r *loadtest.Result) (Insight, bool) {
-	sync, ok := r.Sync.Completion.Percentile(0.5)
-	async, okToo := r.Async.Completion.Percentile(0.5)
-	if !ok || !okToo {
-		return Insight{}, false
+func completion(sync, async loadtest.Arm, all []side) (Insight, bool) {
+	ratio, i, ok := medians("completion", sync.Completion, async.Completion)
+	if !ok {
+		return i, false
 	}
-	i := Insight{Because: fmt.Sprintf("median completion: sync %s, async %s", duration(sync), duration(async))}
 	prefix := ""
-	if share, ok := cpuShare(e, r); ok {
-		prefix = "The work is not CPU-bound: "
-		if share >= cpuBound {
-			prefix = "The work is CPU-bound: "
-		}
-		i.Because += fmt.Sprintf("; the service used %.0f %% of all cores", 100*share)
+	if used, ok := targetShare(all); ok {
+		prefix = kindOfWork(used) + ": "
+		i.Because += fmt.Sprintf("; the service used %.0f %% of all CPUs", 100*used)
 	}
-	switch ratio := float64(async) / float64(sync); {
-	case ratio > 1+equivalent:
-		i.Text = fmt.Sprintf("%sasync completed no sooner, but %s later. Choose it to free the caller, not to have the result earlier.", prefix, times(ratio))
+	accepted, choose := "async", "Choose async to free the caller, not to have the result earlier."
+	if sooner, _, ok := medians("response", sync.Response, async.Response); ok && sooner > 1+equivalent {
+		accepted = fmt.Sprintf("async accepted %s sooner and", times(sooner))
+		choose = "Choose async for responsiveness, not for throughput."
+	}
+	switch {
 	case ratio < 1-equivalent:
-		i.Text = fmt.Sprintf("%sasync completed %s sooner in this run. Both run the same function in the same slots, so look for what differed before counting on it.", prefix, times(1/ratio))
+		i.Text = fmt.Sprintf("%sasync completed %s later than sync. %s", prefix, times(1/ratio), choose)
+		if accepted != "async" {
+			i.Text = fmt.Sprintf("%s%s completed no sooner, but %s later. %s", prefix, accepted, times(1/ratio), choose)
+		}
+	case ratio > 1+equivalent:
+		i.Text = fmt.Sprintf("%sasync completed %s sooner in this run. Both run the same function in the same slots, so look for what differed before counting on it.", prefix, times(ratio))
 	default:
-		i.Text = prefix + "async completed no sooner and no later. Choose it to free the caller, not to have the result earlier."
+		i.Text = fmt.Sprintf("%s%s completed no sooner and no later. %s", prefix, accepted, choose)
 	}
 	i.Text = capital(i.Text)
 	return i, true
 }
 
-func throughput(r *loadtest.Result) (Insight, bool) {
-	sync, ok := r.Sync.Throughput()
-	async, okToo := r.Async.Throughput()
-	if !ok || !okToo || r.Spec.Open() { // an open model sends what was planned, whatever is completed
+func kindOfWork(used float64) string {
+	if used >= cpuBound {
+		return "The work is CPU-bound"
+	}
+	return "The work is not CPU-bound"
+}
+
+// medians returns how many times sooner async was, and the figures.
+func medians(what string, sync, async loadtest.Latency) (ratio float64, i Insight, ok bool) {
+	a, ok := sync.Percentile(0.5)
+	b, okToo := async.Percentile(0.5)
+	if !ok || !okToo || a <= 0 || b <= 0 {
+		return 0, Insight{}, false
+	}
+	return float64(a) / float64(b), Insight{Because: fmt.Sprintf("median %s: sync %s, async %s", what, duration(a), duration(b))}, true
+}
+
+// throughput compares what closed callers got done. In an open run both arms
+// complete what was offered to them, or fall behind; see backlogGrew.
+func throughput(sync, async side) (Insight, bool) {
+	a, ok := sync.arm.Throughput()
+	b, okToo := async.arm.Throughput()
+	if !ok || !okToo || sync.run.Spec.Open() {
 		return Insight{}, false
 	}
-	i := Insight{Because: fmt.Sprintf("completed per second: sync %s, async %s", rate(sync), rate(async))}
-	switch ratio := async / sync; {
+	i := Insight{Because: fmt.Sprintf("completed per second: sync %s, async %s", rate(a), rate(b))}
+	switch ratio := b / a; {
 	case ratio > 1+equivalent:
 		i.Text = fmt.Sprintf("Async completed %.0f %% more per second.", 100*(ratio-1))
 	case ratio < 1-equivalent:
@@ -120,14 +140,14 @@ func throughput(r *loadtest.Result) (Insight, bool) {
 	return i, true
 }
 
-func spread(r *loadtest.Result) (Insight, bool) {
-	sync, ok := r.Sync.Response.Deviation()
-	async, okToo := r.Async.Response.Deviation()
-	if !ok || !okToo {
+func spread(sync, async loadtest.Arm) (Insight, bool) {
+	a, ok := sync.Response.Deviation()
+	b, okToo := async.Response.Deviation()
+	if !ok || !okToo || a <= 0 {
 		return Insight{}, false
 	}
-	i := Insight{Because: fmt.Sprintf("standard deviation of the response: sync %s, async %s", duration(sync), duration(async))}
-	switch ratio := float64(async) / float64(sync); {
+	i := Insight{Because: fmt.Sprintf("standard deviation of the response: sync %s, async %s", duration(a), duration(b))}
+	switch ratio := float64(b) / float64(a); {
 	case ratio < 1-equivalent:
 		i.Text = "The 202 is the steadier answer: a sync answer comes as late as its place in the queue for a slot."
 	case ratio > 1+equivalent:
@@ -138,120 +158,20 @@ func spread(r *loadtest.Result) (Insight, bool) {
 	return i, true
 }
 
-func processor(r *loadtest.Result) (Insight, bool) {
-	sync, ok := cpuPerRequest(r.Sync)
-	async, okToo := cpuPerRequest(r.Async)
-	if !ok || !okToo {
+func processor(sync, async loadtest.Arm) (Insight, bool) {
+	a, ok := cpuPerRequest(sync)
+	b, okToo := cpuPerRequest(async)
+	if !ok || !okToo || a <= 0 {
 		return Insight{}, false
 	}
-	i := Insight{Because: fmt.Sprintf("processor time of the service per completed request: sync %s, async %s", duration(sync), duration(async))}
-	switch ratio := float64(async) / float64(sync); {
+	i := Insight{Because: fmt.Sprintf("processor time of the service per completed request: sync %s, async %s", duration(a), duration(b))}
+	switch ratio := float64(b) / float64(a); {
 	case ratio > 1+equivalent:
-		i.Text = fmt.Sprintf("An async request cost the service %s more processor time: it is stored before it is answered, and called back.", duration(async-sync))
+		i.Text = fmt.Sprintf("An async request cost the service %s more processor time: it is stored before it is answered, and called back.", duration(b-a))
 	case ratio < 1-equivalent:
-		i.Text = fmt.Sprintf("An async request cost the service %s less processor time in this run.", duration(sync-async))
+		i.Text = fmt.Sprintf("An async request cost the service %s less processor time in this run.", duration(a-b))
 	default:
 		i.Text = "Both cost the service the same processor time: almost all of it is the work."
 	}
 	return i, true
-}
-
-func callbacks(r *loadtest.Result) (Insight, bool) {
-	l := r.Async.Ledger
-	if l.Accepted == 0 {
-		return Insight{}, false
-	}
-	verified := l.Completed + l.Failed
-	i := Insight{Because: fmt.Sprintf("%d accepted, %d outcomes received, %d missing", l.Accepted, verified, l.Missing)}
-	switch {
-	case l.Missing == 0 && r.Service.Completion == string(loadtest.Poll):
-		i.Text = "Every accepted request had an outcome when it was polled for. Callbacks were not tried."
-	case l.Missing == 0 && !r.Service.Verified:
-		i.Text = "Every accepted request was called back over a real socket. Nothing shows that the calls were the service's: they are not signed."
-	case l.Missing == 0:
-		i.Text = "Every accepted request was called back over a real socket, and every signature verified."
-	default:
-		i.Text = fmt.Sprintf("%d accepted requests had no outcome in time: async broke its promise in this run.", l.Missing)
-	}
-	return i, true
-}
-
-func notDurable(r *loadtest.Result) (Insight, bool) {
-	return Insight{
-		Text:    "The 202s of this run would not have survived a restart, so they cost less than those of a durable service.",
-		Because: "the service says that it is not durable",
-	}, r.Service.Durable != nil && !*r.Service.Durable
-}
-
-// backlog speaks of an open run in which async requests were accepted faster
-// than they were completed.
-func backlog(r *loadtest.Result) (Insight, bool) {
-	accepted, ok := r.Async.Accepted()
-	completed, okToo := r.Async.Throughput()
-	if r.Spec.AA || !r.Spec.Open() || !ok || !okToo {
-		return Insight{}, false
-	}
-	return Insight{
-		Text:    "Async accepted more than it completed while the load went on: a backlog grew, and how fast it accepts says nothing of its capacity.",
-		Because: fmt.Sprintf("accepted %s, completed %s", rate(accepted), rate(completed)),
-	}, accepted > (1+equivalent)*completed
-}
-
-// stalled speaks of coordinated omission: latencies from the planned time that
-// are far from those from the sending.
-func stalled(r *loadtest.Result, a loadtest.Arm) (Insight, bool) {
-	planned, ok := a.Response.Percentile(0.99)
-	sent, okToo := a.Uncorrected.Percentile(0.99)
-	if !r.Spec.Open() || !ok || !okToo {
-		return Insight{}, false
-	}
-	return Insight{
-		Text:    fmt.Sprintf("The %s requests were sent late because others were waited for; a tool that counts from the sending would have hidden it.", a.Mode),
-		Because: fmt.Sprintf("p99 of the response: %s from the planned time, %s from the sending", duration(planned), duration(sent)),
-	}, float64(planned) > 2*float64(sent)
-}
-
-func troubles(a loadtest.Arm) (Insight, bool) {
-	l := a.Ledger
-	i := Insight{
-		Text:    fmt.Sprintf("%d of %d %s requests did not succeed.", l.Sent-l.Completed, l.Sent, a.Mode),
-		Because: fmt.Sprintf("%d rejected, %d errored, %d timed out, %d failed, %d missing", l.Rejected, l.Errored, l.TimedOut, l.Failed, l.Missing),
-	}
-	if l.Completed > 0 {
-		i.Text += " The latencies are of those that did: read them with care."
-	}
-	return i, l.Sent > l.Completed
-}
-
-// cpuShare is the part of all cores that the service used in both modes.
-func cpuShare(e loadtest.Environment, r *loadtest.Result) (float64, bool) {
-	if r.Sync.Usage == nil || r.Async.Usage == nil || e.CPUs == 0 {
-		return 0, false
-	}
-	busy := r.Sync.Usage.Over + r.Async.Usage.Over
-	if busy <= 0 {
-		return 0, false
-	}
-	used := r.Sync.Usage.CPU + r.Async.Usage.CPU
-	return float64(used) / float64(busy) / float64(e.CPUs), true
-}
-
-// cpuPerRequest divides by what was completed. Processor time is counted in
-// steps of 10 ms; below twenty of them it says too little to be divided.
-func cpuPerRequest(a loadtest.Arm) (time.Duration, bool) {
-	if a.Usage == nil || a.Ledger.Completed == 0 || a.Usage.CPU < 200*time.Millisecond {
-		return 0, false
-	}
-	return a.Usage.CPU / time.Duration(a.Ledger.Completed), true
-}
-
-// times writes a ratio above one: "3.4 times", or "12 %" if it is small.
-func times(ratio float64) string {
-	if ratio < 2 {
-		return fmt.Sprintf("%.0f %%", math.Round(100*(ratio-1)))
-	}
-	if ratio < 10 {
-		return fmt.Sprintf("%.1f times", ratio)
-	}
-	return fmt.Sprintf("%.0f times", ratio)
 }

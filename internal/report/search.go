@@ -3,70 +3,156 @@ package report
 import (
 	"fmt"
 	"strings"
-	"text/tabwriter"
 
+	"tandem"
 	"tandem/internal/loadtest"
 )
 
-func searchText(b *strings.Builder, f *loadtest.File, s *loadtest.Search) {
-	fmt.Fprintf(b, "How much each pattern sustains\n\n")
-	settingsTable(b, append([]setting{
-		{"work", fmt.Sprintf("%s, complexity %d", clean(s.Spec.Workload), s.Spec.Complexity)},
-		{"objective", clean(s.SLO)},
-		{"stages", fmt.Sprintf("%d, of %s each; the last of each search three times as long; %s arrivals", len(s.Stages), s.Spec.Duration, s.Spec.Arrivals)},
-	}, serviceSettings(f, s.Service)...))
+const notCapacity = "A rate counts as sustained only if what it started was also completed, soon and without a growing backlog. How fast requests are accepted alone is never capacity."
+
+func searchText(b *strings.Builder, s *loadtest.Search) {
+	capacities(s).text(b)
 	b.WriteString("\n")
-	capacities(b, s)
-	fmt.Fprintf(b, "\n%s\n", wrap("", "A rate is sustained if its requests are completed, what waits does not grow, and is worked off soon after. How fast requests are accepted is never capacity."))
-	fmt.Fprintf(b, "\nStages\n")
-	t := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(t, "mode\tobjective\tphase\trate\tcompleted\tcompletion p99\tgrowth\t\n")
-	for _, stage := range s.Stages {
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%+.3g/s\t%s\n", stage.Mode, orNone(stage.SLO), stage.Phase, rate(stage.Rate), rate(stage.Completed),
-			figure(stage.Completion, percentile(0.99)), stage.Growth, stageOutcome(stage))
+	list(b, searched(s))
+	stages(s).text(b)
+	if why := broken(s); len(why) > 0 {
+		b.WriteString("\nWhy stages did not pass\n")
+		list(b, why)
 	}
-	t.Flush() // writes to memory
 }
 
-func orNone(slo string) string {
+// capacities is the table of what each pattern sustains.
+func capacities(s *loadtest.Search) table {
+	t := table{Title: "Capacity", Columns: []column{{Label: "sustained"}, {Label: "failed at"}, {Label: "confirmed"}}, Notes: []string{notCapacity}}
+	var rows []row
+	for _, c := range s.Capacities {
+		passed, failed, confirmed := "none", "none did", "no"
+		if c.Passed > 0 {
+			passed = rate(c.Passed)
+		}
+		if c.Failed > 0 {
+			failed = rate(c.Failed)
+		}
+		if c.Confirmed {
+			confirmed = "yes"
+		}
+		rows = append(rows, row{Name: sought(c.Mode, c.SLO), Cells: []string{passed, failed, confirmed}})
+	}
+	t.Groups = []group{{Rows: rows}}
+	return t
+}
+
+// sought names what was searched for.
+func sought(mode tandem.Mode, slo string) string {
 	if slo == "" {
-		return "none"
+		return fmt.Sprintf("%s, without an objective", mode)
 	}
-	return clean(slo)
+	if strings.HasPrefix(slo, string(mode)+".") {
+		return slo
+	}
+	return fmt.Sprintf("%s, %s", mode, slo)
 }
 
-func stageOutcome(s loadtest.Stage) string {
+// searched says in plain words what a search found.
+func searched(s *loadtest.Search) []string {
+	var all []string
+	for _, c := range s.Capacities {
+		what := capital(string(c.Mode))
+		under := "without an objective"
+		if c.SLO != "" {
+			under = "under " + c.SLO
+		}
+		bound := strings.TrimSuffix(strings.TrimSpace(c.Bound), ".")
+		if bound == "" {
+			bound = "the file does not say why"
+		}
+		confirmed := "confirmed by a longer stage"
+		if !c.Confirmed {
+			confirmed = "not confirmed by a longer stage"
+		}
+		switch {
+		case c.Passed <= 0:
+			all = append(all, fmt.Sprintf("%s sustained no rate that was tried, %s: %s.", what, under, bound))
+		case c.Failed <= 0:
+			all = append(all, fmt.Sprintf("%s sustains at least %s %s (%s). No rate failed; the search ended at: %s.", what, rate(c.Passed), under, confirmed, bound))
+		default:
+			all = append(all, fmt.Sprintf("%s sustains %s %s (%s); %s failed: %s.", what, rate(c.Passed), under, confirmed, rate(c.Failed), bound))
+		}
+	}
+	if len(all) == 0 {
+		all = append(all, "No capacity was found.")
+	}
+	return all
+}
+
+// stages is the table of all that was tried, those of one search together.
+func stages(s *loadtest.Search) table {
+	t := table{Title: "Stages"}
+	for _, name := range []string{"rate", "accepted", "completed", "resp. p99", "compl. p99", "growth", "drain", "result"} {
+		t.Columns = append(t.Columns, column{Label: name})
+	}
+	title := ""
+	for i, stage := range s.Stages {
+		if now := sought(stage.Mode, stage.SLO); i == 0 || now != title {
+			title = now
+			t.Groups = append(t.Groups, group{Title: title})
+		}
+		class := standing(stage)
+		last := &t.Groups[len(t.Groups)-1]
+		last.Rows = append(last.Rows, row{
+			Name: fmt.Sprintf("%d %s %s", i+1, shorten(string(stage.Phase), 8), span(stage.For)),
+			Cells: []string{
+				digits(stage.Rate), orNone(stage.Accepted), orNone(stage.Completed),
+				brief(percentile(stage.Response, 0.99)), brief(percentile(stage.Completion, 0.99)),
+				digits(stage.Growth), brief(duration(stage.Drain)), class,
+			},
+			Class: class,
+		})
+	}
+	if len(s.Stages) > 0 {
+		t.Notes = []string{"rate, accepted, completed and growth of the backlog are per second; few: too few samples to tell"}
+	}
+	return t
+}
+
+// standing is what became of a stage.
+func standing(s loadtest.Stage) string {
 	switch {
 	case s.Passed:
 		return "passed"
 	case len(s.Void) > 0:
-		return "VOID"
+		return "void"
 	default:
 		return "failed"
 	}
 }
 
-// capacities says what was found of each pattern.
-func capacities(b *strings.Builder, s *loadtest.Search) {
-	for _, c := range s.Capacities {
-		fmt.Fprintf(b, "%s\n", wrap(fmt.Sprintf("%-7s", c.Mode), capacityWords(c)))
+// brief fits a figure into a narrow column.
+func brief(figure string) string {
+	switch figure {
+	case tooSmall:
+		return "few"
+	case notMeasured:
+		return "none"
 	}
+	return figure
 }
 
-func capacityWords(c loadtest.Capacity) string {
-	what := "at all: "
-	if c.SLO != "" {
-		what = "under " + clean(c.SLO) + ": "
+// orNone writes a rate. A rate of zero is one that nothing was counted of.
+func orNone(perSecond float64) string {
+	if perSecond == 0 {
+		return "none"
 	}
-	if c.Passed == 0 {
-		return what + "no rate passed; the lowest tried, " + rate(c.Failed) + ", broke: " + clean(c.Bound)
+	return digits(perSecond)
+}
+
+// broken lists why stages failed or could not be measured.
+func broken(s *loadtest.Search) []string {
+	var all []string
+	for i, stage := range s.Stages {
+		if why := append(append([]string{}, stage.Broke...), stage.Void...); !stage.Passed && len(why) > 0 {
+			all = append(all, fmt.Sprintf("%d (%s): %s", i+1, rate(stage.Rate), strings.Join(why, "; ")))
+		}
 	}
-	words := what + "sustains " + rate(c.Passed)
-	if !c.Confirmed {
-		words += ", NOT confirmed by a longer stage"
-	}
-	if c.Failed == 0 {
-		return words + ", and perhaps more: the search ended at " + clean(c.Bound)
-	}
-	return words + "; " + rate(c.Failed) + " broke: " + clean(c.Bound)
+	return all
 }
