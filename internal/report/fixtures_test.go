@@ -144,7 +144,7 @@ func series(t testing.TB, length, sync, async int, s shape) []loadtest.Second {
 				Response: latency(t, n, response/3, scale(response)), Completion: latency(t, n, completion/3, scale(completion)),
 			}
 		}
-		second := loadtest.Second{
+		second := loadtest.Second{Span: 1,
 			At: at, InFlight: 5 + 3*random.Float64(), Backlog: backlog * (0.9 + 0.2*random.Float64()),
 			Sync: counts(sync, 120*ms, 120*ms), Async: counts(async, 3*ms, 130*ms),
 		}

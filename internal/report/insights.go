@@ -79,7 +79,7 @@ func completion(sync, async loadtest.Arm, all []side) (Insight, bool) {
 		return i, false
 	}
 	prefix := ""
-	if used, ok := targetShare(all); ok {
+	if used, ok := targetShare(all); ok && !all[0].run.Spec.Open() { // closed callers keep it busy
 		prefix = kindOfWork(used) + ": "
 		i.Because += fmt.Sprintf("; the service used %.0f %% of all CPUs", 100*used)
 	}

@@ -101,7 +101,8 @@ func (c chart) tabulate(width int) chart {
 }
 
 // rates is what was accepted and completed per second. The last bucket may be
-// cut off; it is divided by the seconds that are left to it.
+// cut off: it is divided by the time that it has, and left out if that is less
+// than half a second.
 func (t timeline) rates() chart {
 	c := t.chart("Accepted and completed per second", "/s", t.width)
 	c.Note += " Thin: accepted. Thick: completed, which is what counts."
@@ -117,9 +118,10 @@ func (t timeline) rates() chart {
 			for _, second := range bucket {
 				counts := t.counts(s, second)
 				a, b = a+counts.Accepted, b+counts.Completed
+				length -= 1 - second.Span
 			}
-			accepted = append(accepted, known(float64(a)/length, length > 0))
-			completed = append(completed, known(float64(b)/length, length > 0))
+			accepted = append(accepted, known(float64(a)/length, length >= 0.5))
+			completed = append(completed, known(float64(b)/length, length >= 0.5))
 		}
 		c.line(s.label+" accepted", s, true, accepted)
 		c.line(s.label+" completed", s, false, completed)
