@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"time"
 )
 
@@ -12,7 +13,27 @@ func ReadEnvironment() Environment {
 	return Environment{
 		OS: runtime.GOOS, Kernel: kernel(), Arch: runtime.GOARCH,
 		CPU: cpuModel(), CPUs: runtime.NumCPU(), Go: runtime.Version(),
+		Git: commit(),
 	}
+}
+
+// commit is what the program was built from, or empty if it was not built from
+// a repository.
+func commit() (revision string) {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return ""
+	}
+	changed := ""
+	for _, s := range info.Settings {
+		switch {
+		case s.Key == "vcs.revision":
+			revision = s.Value
+		case s.Key == "vcs.modified" && s.Value == "true":
+			changed = "+"
+		}
+	}
+	return revision + changed
 }
 
 // process is a process whose use of the machine is measured; 0 is one that is

@@ -31,6 +31,7 @@ type Environment struct {
 	Kernel string `json:"kernel,omitempty"` // where the system tells
 	Arch   string `json:"arch"`
 	CPU    string `json:"cpu,omitempty"` // its model, where the system tells
+	Git    string `json:"git,omitempty"` // the commit that the program was built from; + if it was changed
 	CPUs   int    `json:"cpus"`          // that this process may use
 	Go     string `json:"go"`
 }

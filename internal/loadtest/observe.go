@@ -145,8 +145,9 @@ func (o *observer) cutBlock(b block, started, took time.Duration) Block {
 type Progress struct {
 	Elapsed  time.Duration
 	Planned  int
-	InFlight int // requests written and not answered
-	Backlog  int // async requests accepted and not completed
+	Rate     float64 // planned per second, at first; 0: a closed model
+	InFlight int     // requests written and not answered
+	Backlog  int     // async requests accepted and not completed
 	Sync     ArmProgress
 	Async    ArmProgress
 	Done     bool
@@ -165,7 +166,7 @@ func (o *observer) report(done bool) {
 	o.mu.Lock()
 	o.take()
 	p := Progress{
-		Elapsed: o.run.now(), Planned: int(o.planned.Load()),
+		Elapsed: o.run.now(), Planned: int(o.planned.Load()), Rate: o.run.spec.Rate,
 		InFlight: int(o.run.client.inFlight.Load()), Backlog: o.run.backlog(), Done: done,
 	}
 	for i, arm := range []*ArmProgress{&p.Sync, &p.Async} {

@@ -19,6 +19,9 @@ func Live(p, since loadtest.Progress, width int) []string {
 		perSecond = rate(float64(sent-since.Sync.Sent-since.Async.Sent) / passed.Seconds())
 	}
 	head := fmt.Sprintf("%5.1f s  %d of %d sent  %s  in flight %d  pending %d", p.Elapsed.Seconds(), sent, p.Planned, perSecond, p.InFlight, p.Backlog)
+	if p.Rate > 0 {
+		head = fmt.Sprintf("at %s  ", rate(p.Rate)) + head
+	}
 	latency := func(a loadtest.ArmProgress, q float64) string {
 		if d, ok := a.Response.Percentile(q); ok {
 			return duration(d)
