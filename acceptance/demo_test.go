@@ -16,7 +16,7 @@ func TestDemoReceivesAndVerifiesEveryCallback(t *testing.T) {
 			if code := p.wait(t); code != 0 {
 				t.Fatalf("exit code is %d:\n%s", code, p.stderr.String())
 			}
-			if out := p.stdout.String(); !strings.Contains(out, "20 received and verified of 20 accepted") {
+			if out := p.stdout.String(); !strings.Contains(out, "Callbacks: 20 received, 20 verified.") {
 				t.Errorf("the demo says:\n%s", out)
 			}
 			if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
@@ -36,7 +36,7 @@ func TestDemoCanBeInterrupted(t *testing.T) {
 	if code := p.wait(t); code == 0 {
 		t.Error("exit code is 0, but the demo was not finished")
 	}
-	if strings.Contains(p.stdout.String(), "100000 received") {
+	if strings.Contains(p.stdout.String(), "50000 received, 50000 verified") {
 		t.Errorf("the demo says:\n%s", p.stdout.String())
 	}
 	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {

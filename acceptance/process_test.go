@@ -59,7 +59,7 @@ var lookAtSources = sync.OnceValue(func() error {
 			return err
 		case entry.IsDir() && strings.HasPrefix(entry.Name(), ".") && path != "..":
 			return fs.SkipDir
-		case slices.Contains([]string{".go", ".sql", ".mod", ".html", ".js"}, filepath.Ext(path)):
+		case slices.Contains([]string{".go", ".sql", ".mod", ".html", ".gohtml", ".css", ".js"}, filepath.Ext(path)):
 			_, err = os.Stat(path)
 		}
 		return err

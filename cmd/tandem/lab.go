@@ -96,11 +96,11 @@ func (f *labFlags) readSecret(opts *loadtest.Options) error {
 	if described == nil {
 		described = target.Tandem()
 	}
-	if f.CallbackSecret == "" {
-		if opts.Completion == loadtest.Callback && described.Verifies() {
-			return errors.New("is needed to verify callbacks: give the one that the service signs with (tandem secret show prints it), or --completion poll")
-		}
+	switch needed := opts.Completion == loadtest.Callback && described.Verifies(); {
+	case !needed:
 		return nil
+	case f.CallbackSecret == "":
+		return errors.New("is needed to verify callbacks: give the one that the service signs with (tandem secret show prints it), or --completion poll")
 	}
 	secret, err := described.ParseSecret(f.CallbackSecret)
 	opts.Secret = secret
@@ -131,7 +131,7 @@ func (f *labFlags) chooseMode(ctx context.Context, spec *loadtest.Spec) error {
 	}
 	switch {
 	case spec.Open():
-		return errors.New("--rate: production mode keeps to the service's own rate limit; add --yes if you may load it at a rate of your own")
+		return errors.New("--production-mode: it keeps to the service's own rate limit; add --yes if you may load it at a rate of your own")
 	case spec.Requests > productionRequests:
 		return fmt.Errorf("--requests: production mode sends at most %d without --yes, not %d", productionRequests, spec.Requests)
 	case spec.Concurrency > productionCallers:
@@ -236,8 +236,6 @@ type exitCode struct {
 	error
 	code loadtest.ExitCode
 }
-
-func (e exitCode) ExitCode() int { return int(e.code) }
 
 // verdict is the error that a measurement ends the program with: nil if it is
 // sound and every objective is met. The report says which is not, and why.

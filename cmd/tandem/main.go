@@ -35,11 +35,8 @@ func main() {
 	if err := run(os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, "tandem:", err)
 		code := 1
-		if e, ok := errors.AsType[interface {
-			error
-			ExitCode() int
-		}](err); ok {
-			code = e.ExitCode()
+		if e, ok := errors.AsType[exitCode](err); ok {
+			code = int(e.code)
 		}
 		os.Exit(code)
 	}

@@ -27,8 +27,13 @@ func (c *searchCmd) Run(ctx context.Context) error {
 	if sloFault != nil {
 		sloFault = fmt.Errorf("--slo: %w", sloFault)
 	}
+	var firstFault error
+	if !(c.First > 0) {
+		firstFault = fmt.Errorf("--first must be above 0 per second, is %v", c.First)
+		spec.Rate = 1
+	}
 	opts, err := c.options()
-	if err := errors.Join(sloFault, c.chooseMode(ctx, &spec), flagFaults(spec.Check()), err); err != nil {
+	if err := errors.Join(sloFault, firstFault, c.chooseMode(ctx, &spec), flagFaults(spec.Check()), err); err != nil {
 		return err
 	}
 	out, err := c.openOutputs()

@@ -105,6 +105,7 @@ func TestExactlyTheDroppedCallbacksAreMissing(t *testing.T) {
 }
 
 func TestOnlyGoodCallbacksCount(t *testing.T) {
+	t.Parallel() // it mostly waits for what does not come
 	for name, row := range map[string]struct {
 		edit func(f *faulty, r *http.Request)
 		of   func(Callbacks) int
@@ -126,6 +127,7 @@ func TestOnlyGoodCallbacksCount(t *testing.T) {
 		}, func(c Callbacks) int { return c.Malformed }},
 	} {
 		t.Run(name+" ones are refused and missing", func(t *testing.T) {
+			t.Parallel()
 			f := newFaulty(t)
 			f.call = func(_ int, send func(func(*http.Request))) { send(func(r *http.Request) { row.edit(f, r) }) }
 			result := f.run(spec(8))
@@ -141,6 +143,7 @@ func TestOnlyGoodCallbacksCount(t *testing.T) {
 		})
 	}
 	t.Run("repeated ones count once", func(t *testing.T) {
+		t.Parallel()
 		f := newFaulty(t)
 		f.call = func(_ int, send func(func(*http.Request))) { send(nil); send(nil); send(nil) }
 		result, err := Run(t.Context(), spec(8), f.options())
@@ -155,6 +158,7 @@ func TestOnlyGoodCallbacksCount(t *testing.T) {
 		}
 	})
 	t.Run("those for other runs and requests are unknown", func(t *testing.T) {
+		t.Parallel()
 		f := newFaulty(t)
 		f.call = func(_ int, send func(func(*http.Request))) {
 			for _, path := range []string{"/cb/other/0", "/cb/x/y/z", "/"} {
@@ -170,6 +174,7 @@ func TestOnlyGoodCallbacksCount(t *testing.T) {
 		}
 	})
 	t.Run("one that names another request is no answer to this one", func(t *testing.T) {
+		t.Parallel()
 		f := newFaulty(t)
 		f.call = func(_ int, send func(func(*http.Request))) {
 			send(func(r *http.Request) {
@@ -252,7 +257,7 @@ func TestAPostWithoutAnswerInTimeIsTimedOutAndItsCallbackCountedApart(t *testing
 			CallbackURL string `json:"callback_url"`
 		}
 		if r.Method == http.MethodGet {
-			io.WriteString(w, `{}`)
+			io.WriteString(w, `{"backend":"fake"}`)
 			return
 		}
 		if err := json.NewDecoder(r.Body).Decode(&body); err != nil {

@@ -18,6 +18,7 @@ func open200(length time.Duration) Spec {
 }
 
 func TestAStallShowsInTheCorrectedLatencyOnly(t *testing.T) {
+	t.Parallel() // it takes little of the machine
 	f := newFaulty(t)
 	var stalled sync.RWMutex
 	f.answer = func(string, int, http.ResponseWriter) bool {
@@ -53,8 +54,8 @@ func TestAStallShowsInTheCorrectedLatencyOnly(t *testing.T) {
 	if uncorrected > 500*time.Millisecond {
 		t.Errorf("from the sending, p99 is %v; with four connections it should not see the stall", uncorrected)
 	}
-	if len(result.Void) != 0 {
-		t.Errorf("void: %v; it is the service that stalled, not the generator", result.Void)
+	if lag, ok := result.Generator.Lag.Percentile(0.99); !ok || lag > 500*time.Millisecond {
+		t.Errorf("the generator's own lag is %v; it is the service that stalled", lag)
 	}
 }
 
@@ -90,12 +91,14 @@ func TestScheduledTimesAreKept(t *testing.T) {
 	if len(result.LittleLaw) == 0 || !result.LittleLaw[0].Holds {
 		t.Errorf("Little's law: %+v", result.LittleLaw)
 	}
-	perSecond := 0
-	for _, s := range result.Series[1 : len(result.Series)-1] {
-		perSecond = s.Sync.Sent + s.Async.Sent
-		if perSecond < 190 || perSecond > 210 {
-			t.Errorf("second %d has %d sent, want 200", s.At, perSecond)
+	soFar := 0
+	for _, s := range result.Series {
+		if soFar += s.Sync.Sent + s.Async.Sent; soFar > 200*(s.At+1) {
+			t.Errorf("%d are sent by the end of second %d: some before their time", soFar, s.At)
 		}
+	}
+	if n := result.Generator.Lag.N(); n != 600 {
+		t.Errorf("the lag of %d is known, want 600", n)
 	}
 }
 
@@ -155,6 +158,7 @@ func TestARealDifferenceIsFound(t *testing.T) {
 // arrivals and exponential service times. The mean time in such a system is
 // 1/(mu-lambda).
 func TestAnMM1QueueWaitsAsTheorySays(t *testing.T) {
+	t.Parallel() // it takes little of the machine
 	const mu, lambda = 200.0, 100.0
 	f := newFaulty(t)
 	var mu0 sync.Mutex
@@ -177,6 +181,9 @@ func TestAnMM1QueueWaitsAsTheorySays(t *testing.T) {
 	result, err := Run(t.Context(), spec, f.options())
 	if err != nil {
 		t.Fatal(err)
+	}
+	if result.Exit() == ExitVoid {
+		t.Skip("the machine is too busy to measure on: ", result.Void)
 	}
 	// Seconds depend on one another, so the mean's error is that of batches.
 	var batches []float64
@@ -221,6 +228,7 @@ func moments(xs []float64) (mean, deviation float64) {
 }
 
 func TestProductionModeIsNeverRefused(t *testing.T) {
+	t.Parallel() // it mostly waits to be let
 	f := newFaulty(t)
 	const limit = 5 // requests in each 500 ms
 	var mu sync.Mutex

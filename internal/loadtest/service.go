@@ -42,6 +42,9 @@ func (o *Options) askService(ctx context.Context, isTandem bool) (s Service, p p
 	if err := getJSON(ctx, o.URL+"/healthz", &health); err != nil {
 		return s, p, err
 	}
+	if health.Backend == "" {
+		return s, p, fmt.Errorf("%w: GET /healthz names no backend", ErrNotTandem)
+	}
 	var stats struct {
 		System struct {
 			Version string `json:"version"`

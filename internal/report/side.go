@@ -91,9 +91,13 @@ func polled(r *loadtest.Result) bool { return r.Service.Completion == "poll" }
 // outcome: a callback, verified where they are signed, or a poll.
 func delivered(a loadtest.Arm) int { return a.Ledger.Completed + a.Ledger.Failed }
 
+// leastWatched is how long a process must have been watched for its share:
+// processor time is counted in steps of 10 ms.
+const leastWatched = 200 * time.Millisecond
+
 // processorShare is the part of so many CPUs that a process used.
 func processorShare(u *loadtest.Usage, cpus int) (float64, bool) {
-	if u == nil || u.Over <= 0 || cpus <= 0 {
+	if u == nil || u.Over < leastWatched || cpus <= 0 {
 		return 0, false
 	}
 	return u.CPU.Seconds() / u.Over.Seconds() / float64(cpus), true

@@ -41,7 +41,7 @@ func (t *Target) ParseSecret(text string) (Secret, error) {
 		key := []byte(text)
 		return Secret{plain: func() []byte { return key }}, nil
 	default:
-		return Secret{}, errors.New("is of no use: the target's callbacks are not signed")
+		return Secret{}, errors.New("the callbacks of this target are not signed")
 	}
 }
 
