@@ -31,7 +31,7 @@ func (s *service) url() string { return "http://" + s.addr }
 // count reads a figure of both arms from the table of a report.
 func count(t *testing.T, report, name string) (sync, async string) {
 	t.Helper()
-	found := regexp.MustCompile(`(?m)^  `+name+`  +(\S+)  +(\S+)$`).FindStringSubmatch(report)
+	found := regexp.MustCompile(`(?m)^  ` + name + `  +(\S+)  +(\S+)$`).FindStringSubmatch(report)
 	if found == nil {
 		t.Fatalf("no %s in\n%s", name, report)
 	}
