@@ -306,6 +306,28 @@ func showSecret(t *testing.T, env []string, args ...string) webhook.Secret {
 	return shown
 }
 
+func TestSecretNewMakesOneThatBothSidesTake(t *testing.T) {
+	t.Parallel()
+	rcv := receive(t, nil)
+	first, second := showNewSecret(t), showNewSecret(t)
+	if first.Reveal() == second.Reveal() {
+		t.Error("two secrets are one")
+	}
+	s := serveIn(t, t.TempDir(), []string{"TANDEM_CALLBACK_SECRET=" + first.Reveal()})
+	s.async(submission{Workload: "wait", Data: data, CallbackURL: rcv.url})
+	rcv.next().verify(t, first)
+}
+
+func showNewSecret(t *testing.T) webhook.Secret {
+	t.Helper()
+	stdout, stderr, code := run(t, nil, "secret", "new")
+	made, err := webhook.ParseSecret(strings.TrimSpace(stdout))
+	if err != nil || code != 0 {
+		t.Fatalf("exit code is %d, %v:\n%s%s", code, err, stdout, stderr)
+	}
+	return made
+}
+
 func TestSecretShowSaysWhyItCannot(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -9,7 +9,15 @@ import (
 )
 
 type secretCmd struct {
+	New  secretNewCmd  `cmd:"" help:"Make a secret and print it, to be given to the service and to those who verify its callbacks."`
 	Show secretShowCmd `cmd:"" help:"Print the secret that receivers verify callbacks with."`
+}
+
+type secretNewCmd struct{}
+
+func (secretNewCmd) Run() error {
+	fmt.Println(webhook.NewSecret().Reveal())
+	return nil
 }
 
 type secretShowCmd struct {
