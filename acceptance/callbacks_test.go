@@ -240,6 +240,6 @@ func TestTheTestCallbackShowsWhatItReceivesInDemoModeOnly(t *testing.T) {
 	if a := s.post("/test-callback", `{"by":"hand"}`); a.status != 200 || !strings.Contains(string(a.body), `"verified":false`) {
 		t.Errorf("POST /test-callback by hand says %d %s", a.status, a.body)
 	}
-	production := serve(t, "--mode", "production")
+	production := serve(t, "--mode", "production", "--insecure-no-auth")
 	production.post("/test-callback", `{"by":"hand"}`).problem(t, http.StatusNotFound)
 }

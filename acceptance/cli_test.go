@@ -225,7 +225,7 @@ func TestWhatDecidesTheMode(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dir := t.TempDir()
-			s := serveIn(t, dir, c.env, c.args...)
+			s := serveIn(t, dir, append(c.env, "TANDEM_INSECURE_NO_AUTH=true"), c.args...)
 			production := c.want == "production"
 			s.says(t, fmt.Sprintf(`"mode":%q`, c.want))
 			// The mode is known by what comes with it.

@@ -183,7 +183,7 @@ func TestProductionKeepsItsRequestsInTheFolderItIsStartedIn(t *testing.T) {
 	t.Parallel()
 	needSignals(t)
 	dir := t.TempDir()
-	s := serveIn(t, dir, nil, "--mode", "production")
+	s := serveIn(t, dir, nil, "--mode", "production", "--insecure-no-auth")
 	id, _ := s.sync(submission{Data: data})
 	if h := s.health(); !h.Durable {
 		t.Errorf("/healthz says %+v", h)
@@ -192,7 +192,7 @@ func TestProductionKeepsItsRequestsInTheFolderItIsStartedIn(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(dir, "requests.db")); err != nil {
 		t.Error(err)
 	}
-	s = serveIn(t, dir, nil, "--mode", "production")
+	s = serveIn(t, dir, nil, "--mode", "production", "--insecure-no-auth")
 	s.record(id)
 }
 

@@ -18,7 +18,7 @@ func refusedURL(t *testing.T, s *service, url string) {
 
 func TestProductionRefusesCallbackURLsThatLeadInward(t *testing.T) {
 	t.Parallel()
-	s := serve(t, "--mode", "production", "--rate-limit", "none")
+	s := serve(t, "--mode", "production", "--insecure-no-auth", "--rate-limit", "none")
 	for _, c := range []struct{ name, url string }{
 		{"loopback", "http://127.0.0.1/hook"},
 		{"loopback elsewhere in its range", "http://127.8.9.10/hook"},
@@ -76,7 +76,7 @@ func TestDemoModeOpensLoopbackAndNothingElse(t *testing.T) {
 func TestProductionReachesWhatTheOperatorOpened(t *testing.T) {
 	t.Parallel()
 	rcv, other := receive(t, nil), receive(t, nil)
-	s := serve(t, "--mode", "production", "--allow-callback-net", "127.0.0.0/8", "--allow-callback-port", rcv.port)
+	s := serve(t, "--mode", "production", "--insecure-no-auth", "--allow-callback-net", "127.0.0.0/8", "--allow-callback-port", rcv.port)
 	id := s.async(submission{Workload: "wait", Data: data, CallbackURL: rcv.url})
 	rcv.next().verify(t, secret)
 	if rec := s.settled(id); rec.Status != "callback_sent" || rec.Callback.MaxAttempts != 8 {
@@ -106,7 +106,7 @@ func TestRedirectsAreNotFollowed(t *testing.T) {
 		}
 		http.Redirect(w, r, second.url, code)
 	})
-	s := serve(t, "--mode", "production", "--allow-callback-net", "127.0.0.0/8",
+	s := serve(t, "--mode", "production", "--insecure-no-auth", "--allow-callback-net", "127.0.0.0/8",
 		"--allow-callback-port", first.port+","+second.port, "--callback-attempts", "1")
 	for _, code := range []string{"302", "308"} {
 		id := s.async(submission{Workload: "wait", Data: data, CallbackURL: first.url})
@@ -128,7 +128,7 @@ func TestANameThatLeadsInwardIsRefusedWhenItIsDialled(t *testing.T) {
 	rcv := receive(t, nil)
 	// An open address on loopback lets the name localhost through the look at
 	// the URL; the addresses it resolves to are not that one.
-	s := serve(t, "--mode", "production", "--allow-callback-net", "127.0.0.77/32",
+	s := serve(t, "--mode", "production", "--insecure-no-auth", "--allow-callback-net", "127.0.0.77/32",
 		"--allow-callback-port", rcv.port, "--callback-attempts", "1")
 	id := s.async(submission{Workload: "wait", Data: data, CallbackURL: "http://localhost:" + rcv.port + "/hook?key=abc"})
 	rec := s.settled(id)

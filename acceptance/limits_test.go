@@ -14,7 +14,7 @@ var quick = submission{Workload: "wait", Data: data}
 
 func TestProductionLimitsBothRoutesTogether(t *testing.T) {
 	t.Parallel()
-	s := serve(t, "--mode", "production")
+	s := serve(t, "--mode", "production", "--insecure-no-auth")
 	for i := range 50 {
 		path, want := "/sync", http.StatusOK
 		if i%2 == 1 {
@@ -61,8 +61,8 @@ func TestTheRateLimitCanBeChosen(t *testing.T) {
 		limit int // 0: none
 	}{
 		{"none in demo mode", nil, nil, 0},
-		{"none in production", nil, []string{"--mode", "production", "--rate-limit", "none"}, 0},
-		{"another in production", nil, []string{"--mode", "production", "--rate-limit", "3/1h"}, 3},
+		{"none in production", nil, []string{"--mode", "production", "--insecure-no-auth", "--rate-limit", "none"}, 0},
+		{"another in production", nil, []string{"--mode", "production", "--insecure-no-auth", "--rate-limit", "3/1h"}, 3},
 		{"one in demo mode", nil, []string{"--rate-limit", "2/10m"}, 2},
 		{"by the environment", []string{"TANDEM_RATE_LIMIT=4/60s"}, nil, 4},
 	} {

@@ -73,6 +73,14 @@ type Options struct {
 	AllowCallbackPorts        []uint16 // beside 80 and 443
 	RequireHTTPSCallbacks     bool
 
+	// RequireKeys lets nobody in without an API key (tandem keys create). In
+	// production it is so unless InsecureNoAuth is set: then anyone who can
+	// reach the service may use it, and see everybody's requests.
+	RequireKeys    bool
+	InsecureNoAuth bool
+
+	TrustedProxies []netip.Prefix // whose X-Forwarded-For tells who a caller without a key is
+
 	Rate                Rate // POST requests per client; 50 per 60 s in production, none in demo mode
 	InsecureNoRateLimit bool // none in production either
 
@@ -97,6 +105,13 @@ func (o Options) withDefaults() (Options, error) {
 		}
 	default:
 		faults = append(faults, fmt.Errorf("Mode must be %q or %q, is %q", Demo, Production, o.Mode))
+	}
+	o.RequireKeys = o.RequireKeys || o.Mode == Production && !o.InsecureNoAuth
+	if o.RequireKeys && o.Database == Memory {
+		faults = append(faults, errors.New("option Database: a service in memory can have no API keys; give it a file, or let anyone in with InsecureNoAuth"))
+	}
+	if o.RequireKeys && o.InsecureNoAuth {
+		faults = append(faults, errors.New("options RequireKeys and InsecureNoAuth contradict each other"))
 	}
 	setDefault(&o.Addr, "127.0.0.1:8000")
 	setDefault(&o.DrainTimeout, 30*time.Second)
@@ -161,6 +176,9 @@ func (o *Options) notices() []string {
 	}
 	if o.Mode == Demo {
 		n = append(n, "demo mode: callbacks may reach any port on loopback")
+	}
+	if o.Mode == Production && o.InsecureNoAuth {
+		n = append(n, "no authentication: anyone who can reach the service may use it and see all requests")
 	}
 	for _, prefix := range o.InsecureAllowCallbackNets {
 		n = append(n, "callbacks may reach "+prefix.String())

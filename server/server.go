@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"tandem/internal/access"
 	"tandem/internal/callback"
 	"tandem/internal/egress"
 	"tandem/internal/embedded"
@@ -27,6 +28,7 @@ type Server struct {
 	opts     Options
 	log      *slog.Logger
 	engine   *engine.Engine
+	keys     *access.Keyring
 	http     *http.Server
 	listener net.Listener
 
@@ -74,6 +76,14 @@ func New(ctx context.Context, opts Options) (_ *Server, err error) {
 		return nil, err
 	}
 	s.onClose(backend.Close)
+	s.keys = &access.Keyring{}
+	if err := s.watchKeys(ctx, backend, s.keys); err != nil {
+		return nil, err
+	}
+	admitted := s.keys
+	if !opts.RequireKeys {
+		admitted = nil
+	}
 	secrets := opts.CallbackSecrets
 	if len(secrets) == 0 {
 		kept, err := backend.Secret(ctx)
@@ -89,7 +99,13 @@ func New(ctx context.Context, opts Options) (_ *Server, err error) {
 	})
 	s.onClose(func() error { sender.Close(); return nil })
 
-	s.engine, err = engine.New(backend, registry, guard, sender, secrets, engine.Options{
+	secretsOf := func(owner string) []webhook.Secret {
+		if owner == "" { // submitted when callers were not told apart
+			return secrets
+		}
+		return s.keys.Secrets(owner, time.Now())
+	}
+	s.engine, err = engine.New(backend, registry, guard, sender, secretsOf, engine.Options{
 		Workers:          opts.Workers,
 		IOConcurrency:    opts.IOConcurrency,
 		SyncQueueTimeout: opts.SyncQueueTimeout,
@@ -105,13 +121,15 @@ func New(ctx context.Context, opts Options) (_ *Server, err error) {
 	}
 	s.http = &http.Server{
 		Handler: httpapi.New(s.engine, httpapi.Options{
-			Demo:     opts.Mode == Demo,
-			Rate:     opts.Rate,
-			Version:  opts.Version,
-			Notices:  opts.notices(),
-			Secrets:  secrets,
-			Logger:   s.log.With("component", "http"),
-			Registry: metrics,
+			Demo:           opts.Mode == Demo,
+			Keys:           admitted,
+			Rate:           opts.Rate,
+			TrustedProxies: opts.TrustedProxies,
+			Version:        opts.Version,
+			Notices:        opts.notices(),
+			Secrets:        secrets,
+			Logger:         s.log.With("component", "http"),
+			Registry:       metrics,
 		}),
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       30 * time.Second,
@@ -121,6 +139,26 @@ func New(ctx context.Context, opts Options) (_ *Server, err error) {
 		ErrorLog:          slog.NewLogLogger(s.log.With("component", "http").Handler(), slog.LevelDebug),
 	}
 	return s, nil
+}
+
+// watchKeys fills the keyring, and keeps it up to date until the server is
+// closed.
+func (s *Server) watchKeys(ctx context.Context, backend *embedded.Backend, keys *access.Keyring) error {
+	if err := backend.LoadKeys(ctx, keys); err != nil {
+		return err
+	}
+	watching, stop := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		backend.WatchKeys(watching, keys)
+	}()
+	s.onClose(func() error {
+		stop()
+		<-done
+		return nil
+	})
+	return nil
 }
 
 // wrap is err with what it is about, or nil.
@@ -158,6 +196,9 @@ func (s *Server) Start(ctx context.Context) error {
 
 	for _, notice := range s.opts.notices() {
 		s.log.Warn(notice)
+	}
+	if s.opts.RequireKeys && s.keys.Empty() {
+		s.log.Warn("nobody can enter: there is no API key yet; make one with tandem keys create --name NAME --database " + s.opts.Database)
 	}
 	s.log.Info("listening", "addr", s.Addr(), "mode", s.opts.Mode, "database", s.opts.Database)
 	return nil

@@ -115,7 +115,7 @@ func TestTheEdgesOfTheOptionsAreTaken(t *testing.T) {
 		"the fewest attempts":        {CallbackAttempts: 1},
 		"the most attempts":          {CallbackAttempts: 20},
 		"the least rate":             {Rate: server.Rate{N: 1, Window: time.Second}},
-		"production without a limit": {Mode: server.Production, InsecureNoRateLimit: true, Database: server.Memory},
+		"production without a limit": {Mode: server.Production, InsecureNoAuth: true, InsecureNoRateLimit: true, Database: server.Memory},
 	} {
 		s, err := server.New(t.Context(), opts)
 		if err != nil {
@@ -216,9 +216,9 @@ func TestModesHaveTheirDefaults(t *testing.T) {
 		{"demo has no limit", server.Options{Mode: server.Demo}, "", true},
 		{"no mode is demo", server.Options{}, "", true},
 		{"demo with a limit of its own", server.Options{Rate: own}, `"default";q=7;w=90`, true},
-		{"production has 50 a minute", server.Options{Mode: server.Production}, `"default";q=50;w=60`, false},
-		{"production with a limit of its own", server.Options{Mode: server.Production, Rate: own}, `"default";q=7;w=90`, false},
-		{"production without a limit", server.Options{Mode: server.Production, InsecureNoRateLimit: true}, "", false},
+		{"production has 50 a minute", server.Options{Mode: server.Production, InsecureNoAuth: true}, `"default";q=50;w=60`, false},
+		{"production with a limit of its own", server.Options{Mode: server.Production, InsecureNoAuth: true, Rate: own}, `"default";q=7;w=90`, false},
+		{"production without a limit", server.Options{Mode: server.Production, InsecureNoAuth: true, InsecureNoRateLimit: true}, "", false},
 	} {
 		row.opts.Database = filepath.Join(t.TempDir(), "requests.db")
 		s := start(t, row.opts)
@@ -241,8 +241,8 @@ func TestDemoKeepsNothingUnlessItIsTold(t *testing.T) {
 	if files, err := filepath.Glob("*"); err != nil || len(files) != 0 {
 		t.Errorf("it left %v, %v", files, err)
 	}
-	s = start(t, server.Options{Mode: server.Production})
-	if health := read(t, s, "/healthz"); !strings.Contains(health, `"durable":true`) || strings.Contains(health, "notices") {
+	s = start(t, server.Options{Mode: server.Production, InsecureNoAuth: true})
+	if health := read(t, s, "/healthz"); !strings.Contains(health, `"durable":true`) || strings.Contains(health, "not durable") {
 		t.Errorf("/healthz in production: %s", health)
 	}
 	if files, err := filepath.Glob("requests.db"); err != nil || len(files) != 1 {

@@ -44,6 +44,10 @@ type serveCmd struct {
 	AllowCallbackNet  []netip.Prefix `placeholder:"CIDR" help:"Let callbacks reach a range that is refused otherwise, such as 10.1.0.0/16. Insecure: callers can then reach it through this service."`
 	AllowCallbackPort []uint16       `placeholder:"PORT" help:"Let callbacks use a port beside 80 and 443."`
 
+	RequireKeys    bool           `help:"Let nobody in without an API key (tandem keys create). Always so in production mode."`
+	InsecureNoAuth bool           `help:"Let anyone in, in production mode too. Insecure: whoever can reach the service sees and uses everything."`
+	TrustedProxy   []netip.Prefix `placeholder:"CIDR" help:"Proxies whose X-Forwarded-For tells where a caller without a key comes from."`
+
 	RateLimit string `placeholder:"N/WINDOW" help:"POST requests per client, such as 50/60s; or none. Default: 50/60s in production, none in demo mode."`
 
 	AddressFile string `placeholder:"PATH" help:"Write the address here once the service listens: for programs that start it on port 0."`
@@ -100,6 +104,9 @@ func (c *serveCmd) options() (server.Options, error) {
 		RequireHTTPSCallbacks:     c.CallbackHTTPSOnly,
 		InsecureAllowCallbackNets: c.AllowCallbackNet,
 		AllowCallbackPorts:        c.AllowCallbackPort,
+		RequireKeys:               c.RequireKeys,
+		InsecureNoAuth:            c.InsecureNoAuth,
+		TrustedProxies:            c.TrustedProxy,
 		Version:                   version(),
 		Logger:                    logger(c.LogLevel),
 	}
@@ -112,6 +119,12 @@ func (c *serveCmd) options() (server.Options, error) {
 	var err error
 	opts.Mode, err = chooseMode(c.Mode, os.Getenv("ENVIRONMENT"))
 	fault("--mode", err)
+	if c.RequireKeys && c.InsecureNoAuth {
+		fault("--require-keys", errors.New("contradicts --insecure-no-auth; leave one of them out"))
+	}
+	if (c.RequireKeys || opts.Mode == server.Production && !c.InsecureNoAuth) && c.Database == server.Memory {
+		fault("--database", errors.New("a service in memory can have no API keys; give it a file, or let anyone in with --insecure-no-auth"))
+	}
 	switch c.RateLimit {
 	case "":
 	case "none":

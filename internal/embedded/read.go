@@ -105,7 +105,20 @@ func (b *Backend) Requests(ctx context.Context, q engine.Query) (engine.Page, er
 // selectSeqs selects the seqs of the rows a query asks for. The one index on
 // (mode, status, seq) serves every filter: each pair of mode and status that
 // is asked for contributes its own newest rows, read in order.
+//
+// The requests of one owner have an index of their own, in which the filters
+// are looked for from the newest on.
 func selectSeqs(q engine.Query, before int64) (text string, args []any) {
+	if !q.Caller.Admin {
+		text, args = `SELECT seq FROM requests WHERE owner = ? AND owner <> '' AND seq < ?`, []any{q.Caller.Name, before}
+		if q.Mode != "" {
+			text, args = text+` AND mode = ?`, append(args, string(q.Mode))
+		}
+		if q.Status != "" {
+			text, args = text+` AND status = ?`, append(args, string(q.Status))
+		}
+		return text, args
+	}
 	if q.Mode == "" && q.Status == "" {
 		return `SELECT seq FROM requests WHERE seq < ?`, []any{before}
 	}
@@ -152,11 +165,12 @@ func (b *Backend) Attempts(ctx context.Context, id string) ([]tandem.Attempt, er
 }
 
 // Counts implements engine.Store.
-func (b *Backend) Counts(ctx context.Context) (engine.Counts, error) {
+func (b *Backend) Counts(ctx context.Context, who tandem.Caller) (engine.Counts, error) {
 	var c engine.Counts
+	whose := []any{who.Admin, who.Name}
 	err := b.each(ctx, `
 		SELECT mode, status, callback_state, sum(requests), sum(processing_us)
-		FROM request_counters GROUP BY mode, status, callback_state`, nil,
+		FROM request_counters WHERE ? OR owner = ? GROUP BY mode, status, callback_state`, whose,
 		func(rows *sql.Rows) error {
 			var n engine.RequestCount
 			var processing int64
@@ -168,7 +182,7 @@ func (b *Backend) Counts(ctx context.Context) (engine.Counts, error) {
 	if err != nil {
 		return c, fmt.Errorf("read request counters: %w", err)
 	}
-	err = b.each(ctx, `SELECT source, category, sum(errors) FROM error_counters GROUP BY source, category`, nil,
+	err = b.each(ctx, `SELECT source, category, sum(errors) FROM error_counters WHERE ? OR owner = ? GROUP BY source, category`, whose,
 		func(rows *sql.Rows) error {
 			var n engine.ErrorCount
 			err := rows.Scan(&n.Source, &n.Category, &n.N)

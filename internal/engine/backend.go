@@ -42,13 +42,13 @@ type Store interface {
 
 	// Request returns the whole record, or CodeNotFound.
 	Request(ctx context.Context, id string) (tandem.Request, error)
-	// Requests returns one page, newest first.
+	// Requests returns one page of the caller's requests, newest first.
 	Requests(ctx context.Context, q Query) (Page, error)
 	// Attempts returns a request's delivery attempts, first one first, or
 	// CodeNotFound if there is no such request.
 	Attempts(ctx context.Context, id string) ([]tandem.Attempt, error)
-	// Counts reads the counters. Its cost does not grow with the history.
-	Counts(ctx context.Context) (Counts, error)
+	// Counts reads the counters of the caller's requests. Its cost does not grow with the history.
+	Counts(ctx context.Context, who tandem.Caller) (Counts, error)
 	// Watch returns a channel that is closed when the request is next worked.
 	// It reports moves from the call on: watch first, then look. stop frees
 	// what the watch holds.
@@ -106,6 +106,7 @@ type Admission struct {
 
 // Query selects a page of the history.
 type Query struct {
+	Caller tandem.Caller // whose requests
 	Mode   tandem.Mode   // empty for both
 	Status tandem.Status // empty for all
 	Limit  int           // 1..1000

@@ -77,12 +77,16 @@ func (e *Engine) send(ctx context.Context, req *tandem.Request, number int) call
 	if err != nil {
 		return callback.Answer{At: now, Class: tandem.ClassProtocol, Error: "encode callback: " + err.Error()}
 	}
+	secrets := e.secrets(req.Owner)
+	if len(secrets) == 0 { // an unsigned callback could come from anybody
+		return callback.Answer{At: now, Class: tandem.ClassProtocol, Error: "there is no secret to sign the callback with"}
+	}
 	return e.sender.Send(ctx, callback.Message{
 		URL:     req.Callback.URL,
 		ID:      req.ID,
 		At:      now,
 		Body:    body,
-		Secrets: e.secrets,
+		Secrets: secrets,
 	})
 }
 

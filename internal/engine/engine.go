@@ -89,7 +89,7 @@ type Engine struct {
 	registry *work.Registry
 	guard    *egress.Guard
 	sender   *callback.Sender
-	secrets  []webhook.Secret // the callbacks are signed with; the newest first
+	secrets  func(owner string) []webhook.Secret
 	log      *slog.Logger
 
 	lanes   map[string]*lane // by the name of a work.Class
@@ -103,9 +103,9 @@ type Engine struct {
 }
 
 // New returns an Engine that keeps its requests in backend, runs the work in
-// registry, and signs its callbacks with secrets. All faults in opts come back
-// joined.
-func New(backend Backend, registry *work.Registry, guard *egress.Guard, sender *callback.Sender, secrets []webhook.Secret, opts Options) (*Engine, error) {
+// registry, and signs the callbacks of each owner with its secrets. All faults
+// in opts come back joined.
+func New(backend Backend, registry *work.Registry, guard *egress.Guard, sender *callback.Sender, secrets func(owner string) []webhook.Secret, opts Options) (*Engine, error) {
 	opts, err := opts.withDefaults()
 	if err != nil {
 		return nil, fmt.Errorf("engine options: %w", err)
@@ -179,6 +179,7 @@ func (e *Engine) Ready(ctx context.Context) error {
 func (e *Engine) now() time.Time { return e.opts.Now().UTC().Truncate(time.Microsecond) }
 
 var (
+	errNotFound  = &tandem.Error{Code: tandem.CodeNotFound, Message: "there is no such request"}
 	errHalted    = errors.New("the service is shutting down")
 	errDraining  = &tandem.Error{Code: tandem.CodeDraining, Message: "the service is shutting down and takes no new requests", RetryAfter: 5 * time.Second}
 	errPaused    = &tandem.Error{Code: tandem.CodeBusy, Message: "the service is paused: it accepts async requests and runs no work", RetryAfter: time.Minute}

@@ -28,10 +28,10 @@ type Stats struct {
 	Durable  bool
 }
 
-// Stats gathers the state of the service. Its cost does not grow with the
-// history.
-func (e *Engine) Stats(ctx context.Context) (Stats, error) {
-	counts, err := e.backend.Counts(ctx)
+// Stats gathers the state of the service, with the counts of the caller's
+// requests. Its cost does not grow with the history.
+func (e *Engine) Stats(ctx context.Context, who tandem.Caller) (Stats, error) {
+	counts, err := e.backend.Counts(ctx, who)
 	if err != nil {
 		return Stats{}, err
 	}
@@ -60,6 +60,12 @@ func (e *Engine) Stats(ctx context.Context) (Stats, error) {
 	}
 	slices.SortFunc(s.Hosts, func(a, b HostState) int { return cmp.Compare(a.Host, b.Host) })
 	return s, nil
+}
+
+// OwnOnly leaves out what tells of the requests of other callers, too.
+func (s *Stats) OwnOnly() {
+	s.Processing, s.Queue, s.Lag, s.PerSecond = nil, nil, Percentiles{}, nil
+	s.Hosts, s.InFlight, s.Backlog = nil, 0, 0
 }
 
 // Workloads lists the kinds of work the engine runs, sorted by name.

@@ -118,15 +118,16 @@ func (e *Engine) newRequest(mode tandem.Mode, kind work.Kind, sub Submission) *t
 	}
 }
 
-// Find returns a request's record. If it is not worked yet, Find waits for
-// that up to the given time, and then returns it as it stands.
-func (e *Engine) Find(ctx context.Context, id string, wait time.Duration) (tandem.Request, error) {
+// Find returns the record of a request of the caller, or CodeNotFound. If it is
+// not worked yet, Find waits for that up to the given time, and then returns it
+// as it stands.
+func (e *Engine) Find(ctx context.Context, who tandem.Caller, id string, wait time.Duration) (tandem.Request, error) {
 	if wait <= 0 {
-		return e.backend.Request(ctx, id)
+		return e.request(ctx, who, id)
 	}
 	worked, stop := e.backend.Watch(id)
 	defer stop()
-	req, err := e.backend.Request(ctx, id)
+	req, err := e.request(ctx, who, id)
 	if err != nil || req.Status.Worked() {
 		return req, err
 	}
@@ -142,8 +143,28 @@ func (e *Engine) Find(ctx context.Context, id string, wait time.Duration) (tande
 	return e.backend.Request(ctx, id)
 }
 
-// Store gives the reading half of the backend to the API.
-func (e *Engine) Store() Store { return e.backend }
+// request reads a request of the caller. One of somebody else does not exist.
+func (e *Engine) request(ctx context.Context, who tandem.Caller, id string) (tandem.Request, error) {
+	req, err := e.backend.Request(ctx, id)
+	if err == nil && !who.Owns(req.Owner) {
+		return tandem.Request{}, errNotFound
+	}
+	return req, err
+}
+
+// Requests returns one page of the caller's requests, newest first.
+func (e *Engine) Requests(ctx context.Context, q Query) (Page, error) {
+	return e.backend.Requests(ctx, q)
+}
+
+// Attempts returns the delivery attempts of a request of the caller, first one
+// first, or CodeNotFound.
+func (e *Engine) Attempts(ctx context.Context, who tandem.Caller, id string) ([]tandem.Attempt, error) {
+	if _, err := e.request(ctx, who, id); err != nil {
+		return nil, err
+	}
+	return e.backend.Attempts(ctx, id)
+}
 
 // HostOf returns the host and port of a callback URL, lower-cased: what the
 // breaker and the per-host limit count by.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"sort"
 	"strconv"
 	"strings"
@@ -15,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"tandem/internal/access"
 	"tandem/internal/engine"
 	"tandem/internal/limit"
 	"tandem/webhook"
@@ -23,9 +25,12 @@ import (
 // Options say how the API presents itself. The zero value of each means its
 // default.
 type Options struct {
-	Demo    bool       // offer POST /test-callback
-	Rate    limit.Rate // of POST requests per client; none
+	Demo    bool // offer POST /test-callback
 	Version string
+
+	Keys           *access.Keyring // who may enter; nil: anyone
+	Rate           limit.Rate      // of POST requests per caller who has none of their own; none
+	TrustedProxies []netip.Prefix  // whose X-Forwarded-For is believed
 
 	// Notices are shown at /healthz: what an operator chose that makes the
 	// service less safe or less durable than it could be.
@@ -41,7 +46,8 @@ type API struct {
 	engine  *engine.Engine
 	opts    Options
 	log     *slog.Logger
-	limiter *limit.Limiter // nil: no limit
+	rates   rates
+	guesses *limit.Limiter // of wrong keys, by address
 	metrics *httpMetrics
 }
 
@@ -50,10 +56,7 @@ func New(e *engine.Engine, opts Options) http.Handler {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
-	a := &API{engine: e, opts: opts, log: opts.Logger, metrics: newHTTPMetrics(opts.Registry)}
-	if opts.Rate.N > 0 {
-		a.limiter = limit.New(opts.Rate)
-	}
+	a := &API{engine: e, opts: opts, log: opts.Logger, guesses: limit.New(wrongKeys), metrics: newHTTPMetrics(opts.Registry)}
 	mux := http.NewServeMux()
 	a.routes(mux)
 	return a.observed(a.recovered(mux))
@@ -167,6 +170,7 @@ const writeSlack = 10 * time.Second
 // sync answers POST /sync.
 func (a *API) sync(ctx context.Context, in *struct{ exchange }) (*struct{ Body SyncAnswer }, error) {
 	sub, err := decodeSubmission(in.r, "sync")
+	sub.Owner = caller(ctx).Name
 	if err != nil {
 		return nil, a.refuse(in.r, err)
 	}
@@ -223,6 +227,7 @@ type acceptance struct {
 // async answers POST /async.
 func (a *API) async(ctx context.Context, in *struct{ exchange }) (*acceptance, error) {
 	sub, err := decodeSubmission(in.r, "async")
+	sub.Owner = caller(ctx).Name
 	if err != nil {
 		return nil, a.refuse(in.r, err)
 	}

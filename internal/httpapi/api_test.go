@@ -57,7 +57,7 @@ func newService(t *testing.T, opts Options, engineOpts engine.Options, kinds ...
 	opts.Registry, engineOpts.Metrics = metrics, metrics
 	opts.Secrets = []webhook.Secret{secret}
 	engineOpts.Policy = callback.Demo
-	e, err := engine.New(backend, registry, guard, callback.NewSender(guard.Dial, callback.Options{}), opts.Secrets, engineOpts)
+	e, err := engine.New(backend, registry, guard, callback.NewSender(guard.Dial, callback.Options{}), func(string) []webhook.Secret { return opts.Secrets }, engineOpts)
 	if err != nil {
 		t.Fatal(err)
 	}

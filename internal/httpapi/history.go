@@ -34,7 +34,8 @@ func (a *API) list(ctx context.Context, in *listInput) (*listOutput, error) {
 	case in.Offset > 0 && in.Cursor != "":
 		return nil, a.refuse(in.r, tandem.Invalid("offset", "cannot be combined with cursor; leave it out"))
 	}
-	page, err := a.engine.Store().Requests(ctx, engine.Query{
+	page, err := a.engine.Requests(ctx, engine.Query{
+		Caller: caller(ctx),
 		Mode:   tandem.Mode(in.Mode),
 		Status: tandem.Status(in.Status),
 		Limit:  in.Limit,
@@ -85,7 +86,7 @@ func (a *API) show(ctx context.Context, in *showInput) (*showOutput, error) {
 		return nil, a.refuse(in.r, errNotAnID)
 	}
 	note(ctx, in.ID)
-	req, err := a.engine.Find(ctx, in.ID, wait)
+	req, err := a.engine.Find(ctx, caller(ctx), in.ID, wait)
 	if err != nil {
 		return nil, a.refuse(in.r, err)
 	}
@@ -123,7 +124,7 @@ func (a *API) attempts(ctx context.Context, in *attemptsInput) (*struct{ Body []
 		return nil, a.refuse(in.r, errNotAnID)
 	}
 	note(ctx, in.ID)
-	attempts, err := a.engine.Store().Attempts(ctx, in.ID)
+	attempts, err := a.engine.Attempts(ctx, caller(ctx), in.ID)
 	if err != nil {
 		return nil, a.refuse(in.r, err)
 	}

@@ -4,9 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
-	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"runtime/debug"
 	"strconv"
@@ -88,7 +86,7 @@ func (o *observation) Write(b []byte) (int, error) {
 func (o *observation) Unwrap() http.ResponseWriter { return o.ResponseWriter }
 
 // recovered turns a panic into a 500 and keeps its stack in the log. It also
-// limits the rate, so that what is refused is observed too.
+// decides who may enter, so that what is refused is observed too.
 func (a *API) recovered(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer func() {
@@ -104,45 +102,13 @@ func (a *API) recovered(next http.Handler) http.Handler {
 			}
 			newProblem(http.StatusInternalServerError, "internal", "", "something went wrong on our side; the log has the reason").write(w)
 		}()
-		if a.limiter != nil && limited(r) && !a.admit(w, r) {
-			r.Pattern = r.Method + " " + r.URL.Path // the route it is counted under
+		entered := a.enter(w, r)
+		if entered == nil {
 			return
 		}
-		next.ServeHTTP(w, r)
+		defer func() { r.Pattern = entered.Pattern }() // for those who observe r
+		next.ServeHTTP(w, entered)
 	})
-}
-
-// limited reports whether the exchange counts against its client's rate: both
-// POST routes do, together.
-func limited(r *http.Request) bool {
-	return r.Method == http.MethodPost && (r.URL.Path == "/sync" || r.URL.Path == "/async")
-}
-
-// admit counts the request against its client's rate and says in the answer
-// what is left of it (draft-ietf-httpapi-ratelimit-headers).
-func (a *API) admit(w http.ResponseWriter, r *http.Request) bool {
-	d := a.limiter.Take(client(r), time.Now())
-	w.Header().Set("RateLimit-Policy", `"default";q=`+strconv.Itoa(d.Limit)+`;w=`+wholeSeconds(d.Window))
-	w.Header().Set("RateLimit", `"default";r=`+strconv.Itoa(d.Remaining)+`;t=`+wholeSeconds(d.Reset))
-	if d.OK {
-		return true
-	}
-	newProblem(http.StatusTooManyRequests, "rate_limited", "", fmt.Sprintf("over %d requests in %v; come back after the time in Retry-After", d.Limit, d.Window)).
-		with("Retry-After", wholeSeconds(d.Retry)).write(w)
-	return false
-}
-
-// client is who a request is counted against: the address it comes from, and
-// for IPv6 the /64 that one subscriber gets.
-func client(r *http.Request) string {
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
-	if err != nil {
-		return r.RemoteAddr
-	}
-	if ip := net.ParseIP(host); ip != nil && ip.To4() == nil {
-		return ip.Mask(net.CIDRMask(64, 128)).String()
-	}
-	return host
 }
 
 // plainID reports whether a client's id for the exchange is fit for our log.

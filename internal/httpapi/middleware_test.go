@@ -86,25 +86,6 @@ func TestAnAnswerThatBreaksOffDoesNotLookWhole(t *testing.T) {
 	}
 }
 
-func TestClientsAreToldApartByTheirAddress(t *testing.T) {
-	for _, row := range []struct {
-		name, a, b string
-		same       bool
-	}{
-		{"ports of one address", "192.0.2.1:1000", "192.0.2.1:2000", true},
-		{"two addresses", "192.0.2.1:1000", "192.0.2.2:1000", false},
-		{"two addresses of one IPv6 network", "[2001:db8::1]:1000", "[2001:db8::ffff:1]:1000", true},
-		{"the last of a /64 and the first of the next", "[2001:db8::ffff:ffff:ffff:ffff]:1", "[2001:db8:0:1::]:1", false},
-		{"IPv4 in IPv6 is IPv4", "[::ffff:192.0.2.1]:1", "[::ffff:192.0.2.2]:1", false},
-		{"no port", "pipe", "pipe", true},
-	} {
-		a, b := client(&http.Request{RemoteAddr: row.a}), client(&http.Request{RemoteAddr: row.b})
-		if (a == b) != row.same {
-			t.Errorf("%s: %s counts as %s, %s as %s", row.name, row.a, a, row.b, b)
-		}
-	}
-}
-
 func TestWhatIsRefusedForItsRateIsCountedUnderItsRoute(t *testing.T) {
 	s := newService(t, Options{Rate: limit.Rate{N: 1, Window: 1500 * time.Millisecond}}, engine.Options{Paused: true})
 	s.accept(small)

@@ -71,7 +71,8 @@ type HostRecord struct {
 	InFlight int    `json:"in_flight"`
 }
 
-// RateLimiting is how the limit of POST requests fares.
+// RateLimiting is how the limit of POST requests fares: for callers without a
+// rate of their own, and in the counts for all.
 type RateLimiting struct {
 	Enabled       bool    `json:"enabled"`
 	Limit         int     `json:"limit" doc:"Requests in a window; 0 if there is no limit"`
@@ -99,16 +100,23 @@ type System struct {
 	Timestamp     time.Time `json:"timestamp"`
 }
 
-// stats answers GET /stats.
+// stats answers GET /stats. To a caller without an admin key it tells of its own
+// requests.
 func (a *API) stats(ctx context.Context, in *struct{ exchange }) (*struct{ Body Stats }, error) {
-	s, err := a.engine.Stats(ctx)
+	who := caller(ctx)
+	s, err := a.engine.Stats(ctx, who)
 	if err != nil {
 		return nil, a.refuse(in.r, err)
+	}
+	limits := a.rateLimiting()
+	if !who.Admin { // what is left is theirs alone, or of the process
+		s.OwnOnly()
+		limits.Allowed, limits.Refused, limits.Clients = 0, 0, 0
 	}
 	return &struct{ Body Stats }{Stats{
 		RequestStatistics: requestStatistics(&s),
 		CallbackService:   callbackService(&s),
-		RateLimiting:      a.rateLimiting(),
+		RateLimiting:      limits,
 		Errors:            errorsByCategory(&s),
 		System: System{
 			UptimeSeconds: s.Uptime.Seconds(),
@@ -181,11 +189,8 @@ func callbackService(s *engine.Stats) CallbackService {
 }
 
 func (a *API) rateLimiting() RateLimiting {
-	if a.limiter == nil {
-		return RateLimiting{}
-	}
-	r := RateLimiting{Enabled: true, Limit: a.opts.Rate.N, WindowSeconds: a.opts.Rate.Window.Seconds()}
-	r.Allowed, r.Refused, r.Clients = a.limiter.Counts()
+	r := RateLimiting{Enabled: a.opts.Rate.N > 0, Limit: a.opts.Rate.N, WindowSeconds: a.opts.Rate.Window.Seconds()}
+	r.Allowed, r.Refused, r.Clients = a.rates.counts()
 	return r
 }
 

@@ -91,9 +91,10 @@ func TestScheduledTimesAreKept(t *testing.T) {
 	if len(result.LittleLaw) == 0 || !result.LittleLaw[0].Holds {
 		t.Errorf("Little's law: %+v", result.LittleLaw)
 	}
-	soFar := 0
+	soFar, end := 0, 0.0
 	for _, s := range result.Series {
-		if soFar += s.Sync.Sent + s.Async.Sent; soFar > 200*(s.At+1) {
+		end += s.Span
+		if soFar += s.Sync.Sent + s.Async.Sent; float64(soFar) > 200*end+1 {
 			t.Errorf("%d are sent by the end of second %d: some before their time", soFar, s.At)
 		}
 	}

@@ -28,13 +28,20 @@ var reads = []rule{
 				if i%4 == 0 {
 					fail(req)
 				}
+				if i%3 == 0 {
+					req.Owner = "ann"
+				}
 				s.must(b.Complete(s.Context(), req))
 			} else {
+				if i%3 == 0 {
+					req.Owner = "ann"
+				}
 				s.must(b.Accept(s.Context(), req))
 			}
 			all = append(all, req)
 		}
 		slices.Reverse(all)
+		ann, nobody := tandem.Caller{Name: "ann"}, tandem.Caller{Name: "bob"}
 		for _, q := range []engine.Query{
 			{Limit: 1000},
 			{Limit: 1},
@@ -45,10 +52,18 @@ var reads = []rule{
 			{Limit: 4, Offset: 6},
 			{Limit: 2, Offset: 3, Mode: tandem.Sync},
 			{Limit: 2, Offset: 100},
+			{Limit: 2, Caller: ann},
+			{Limit: 2, Offset: 1, Caller: ann, Mode: tandem.Async},
+			{Limit: 1, Caller: ann, Mode: tandem.Sync, Status: tandem.Failed},
+			{Limit: 2, Caller: nobody},
+			{Limit: 9, Caller: tandem.Caller{Name: "bob", Admin: true}},
 		} {
+			if q.Caller.Name == "" {
+				q.Caller = tandem.Anyone
+			}
 			var want []string
 			for _, req := range all {
-				if (q.Mode == "" || q.Mode == req.Mode) && (q.Status == "" || q.Status == req.Status) {
+				if q.Caller.Owns(req.Owner) && (q.Mode == "" || q.Mode == req.Mode) && (q.Status == "" || q.Status == req.Status) {
 					want = append(want, req.ID)
 				}
 			}
@@ -69,7 +84,7 @@ var reads = []rule{
 			s.must(b.Accept(s.Context(), pending("")))
 		}
 		seen := make(map[string]bool)
-		for req := range s.history(b, engine.Query{Limit: 4}) {
+		for req := range s.history(b, engine.Query{Caller: tandem.Anyone, Limit: 4}) {
 			if seen[req.ID] {
 				s.Errorf("%s came twice", req.ID)
 			}
@@ -83,7 +98,7 @@ var reads = []rule{
 	{"what is no cursor is refused by name", func(s *suite) {
 		b := s.backend(Options{})
 		for _, cursor := range []string{"-1", "0", "nonsense!", "99999999999999999999"} {
-			_, err := b.Requests(s.Context(), engine.Query{Limit: 1, Cursor: cursor})
+			_, err := b.Requests(s.Context(), engine.Query{Caller: tandem.Anyone, Limit: 1, Cursor: cursor})
 			s.wantCode("cursor "+cursor, err, tandem.CodeInvalid)
 		}
 	}},
@@ -147,7 +162,7 @@ var reads = []rule{
 				reading = false
 			default:
 			}
-			_, err := b.Requests(s.Context(), engine.Query{Limit: 10})
+			_, err := b.Requests(s.Context(), engine.Query{Caller: tandem.Anyone, Limit: 10})
 			s.must(err)
 		}
 		s.countersMatchRows(b)

@@ -170,11 +170,11 @@ func (s *suite) countersMatchRows(b engine.Backend) {
 		processing time.Duration
 	}
 	rows, counters := make(map[standing]sums), make(map[standing]sums)
-	for req := range s.history(b, engine.Query{Limit: 1000}) {
+	for req := range s.history(b, engine.Query{Caller: tandem.Anyone, Limit: 1000}) {
 		key := standing{req.Mode, req.Status, req.Callback.State}
 		rows[key] = sums{rows[key].n + 1, rows[key].processing + req.ProcessingTime()}
 	}
-	counts, err := b.Counts(s.Context())
+	counts, err := b.Counts(s.Context(), tandem.Anyone)
 	s.must(err)
 	for _, c := range counts.Requests {
 		if c.N != 0 || c.Processing != 0 {

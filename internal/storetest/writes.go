@@ -178,7 +178,7 @@ var writes = []rule{
 		s.must(b.Complete(s.Context(), fail(req)))
 		req.Callback.State, req.Callback.Attempts, req.Callback.NextAt = tandem.CallbackGivenUp, 1, time.Time{}
 		s.must(b.RecordAttempt(s.Context(), req, tandem.Attempt{Number: 1, At: now(), Class: tandem.ClassGone, Status: 410}))
-		counts, err := b.Counts(s.Context())
+		counts, err := b.Counts(s.Context(), tandem.Anyone)
 		s.must(err)
 		got, _ := json.Marshal(counts.Errors)
 		want := `[{"Source":"callback","Category":"gone","N":1},{"Source":"work","Category":"upstream","N":1}]`

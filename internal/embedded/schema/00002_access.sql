@@ -1,0 +1,36 @@
+-- +goose Up
+
+-- Who may enter. Tokens are hashed; a revoked key stays, as its requests do.
+CREATE TABLE api_keys (
+    name       TEXT    PRIMARY KEY,
+    token_id   TEXT    NOT NULL UNIQUE,
+    token_hash BLOB    NOT NULL,
+    admin      INTEGER NOT NULL,
+    rate       TEXT    NOT NULL,        -- such as 50/1m0s; empty: the service's own
+    created_at INTEGER NOT NULL,
+    revoked_at INTEGER
+) WITHOUT ROWID;
+
+-- What the callbacks of each key's requests are signed with.
+CREATE TABLE callback_secrets (
+    owner      TEXT    NOT NULL,
+    secret     TEXT    NOT NULL,
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER,
+    PRIMARY KEY (owner, secret)
+) WITHOUT ROWID;
+
+-- The history of each key's requests. Those of callers who are not told apart
+-- are not in it.
+CREATE INDEX requests_by_owner ON requests (owner, seq) WHERE owner <> '';
+
+-- Which request a caller's Idempotency-Key stands for.
+CREATE TABLE idempotency_keys (
+    owner       TEXT    NOT NULL,
+    key         TEXT    NOT NULL,
+    fingerprint BLOB    NOT NULL,       -- of the request that it came with
+    request_id  TEXT    NOT NULL,
+    created_at  INTEGER NOT NULL,
+    PRIMARY KEY (owner, key)
+) WITHOUT ROWID;
+CREATE INDEX idempotency_keys_by_age ON idempotency_keys (created_at);

@@ -1,0 +1,178 @@
+package httpapi
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"tandem"
+	"tandem/internal/access"
+	"tandem/internal/limit"
+)
+
+// callerKey is the key of a request's tandem.Caller in its context.
+type callerKey struct{}
+
+// caller is who asks.
+func caller(ctx context.Context) tandem.Caller {
+	who, _ := ctx.Value(callerKey{}).(tandem.Caller)
+	return who
+}
+
+// enter finds out who asks, turns away who may not, and holds everyone to their
+// rate. It comes back with the request to go on with, or nil if it has answered.
+func (a *API) enter(w http.ResponseWriter, r *http.Request) *http.Request {
+	who, key, refused := a.identify(r)
+	if refused == nil && key != nil && !key.Admin && adminOnly(r.URL.Path) {
+		refused = newProblem(http.StatusForbidden, "forbidden", "", "this is for admin keys; make one with tandem keys create --admin")
+	}
+	if refused == nil && limited(r) {
+		refused = a.admit(w, r, key)
+	}
+	if refused != nil {
+		r.Pattern = "" // the route it is counted under
+		if limited(r) {
+			r.Pattern = r.Method + " " + r.URL.Path
+		}
+		refused.write(w)
+		return nil
+	}
+	return r.WithContext(context.WithValue(r.Context(), callerKey{}, who))
+}
+
+// open are the paths that need no key: those that tell a load balancer whether
+// the service is there.
+func open(path string) bool { return path == "/healthz" || path == "/readyz" }
+
+// adminOnly are the paths that tell of the requests of all.
+func adminOnly(path string) bool { return path == "/metrics" }
+
+// identify finds out who asks. key is nil where callers are not told apart.
+func (a *API) identify(r *http.Request) (who tandem.Caller, key *access.Key, refused *Problem) {
+	if a.opts.Keys == nil || open(r.URL.Path) {
+		return tandem.Anyone, nil, nil
+	}
+	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if strings.EqualFold(scheme, "Bearer") {
+		if key, ok := a.opts.Keys.Open(strings.TrimSpace(token)); ok {
+			return tandem.Caller{Name: key.Name, Admin: key.Admin}, key, nil
+		}
+	}
+	if scheme != "" { // a wrong guess, and not one who has yet to learn of keys
+		if d := a.guesses.Take(a.address(r), time.Now()); !d.OK {
+			return who, nil, newProblem(http.StatusTooManyRequests, "rate_limited", "Authorization",
+				fmt.Sprintf("over %d wrong keys from this address in %v; a right one would be let in", d.Limit, d.Window)).
+				with("Retry-After", wholeSeconds(d.Retry))
+		}
+	}
+	detail := "send the header Authorization: Bearer and an API key"
+	if scheme != "" {
+		detail = "this is not a key of this service, or it was revoked"
+	}
+	return who, nil, newProblem(http.StatusUnauthorized, "unauthorized", "Authorization", detail).
+		with("WWW-Authenticate", `Bearer realm="tandem"`)
+}
+
+// wrongKeys is how many an address may try.
+var wrongKeys = limit.Rate{N: 10, Window: time.Minute}
+
+// limited reports whether the exchange counts against its caller's rate: both
+// POST routes do, together.
+func limited(r *http.Request) bool {
+	return r.Method == http.MethodPost && (r.URL.Path == "/sync" || r.URL.Path == "/async")
+}
+
+// admit counts the request against its caller's rate, and says in the answer
+// what is left of it (draft-ietf-httpapi-ratelimit-headers). Without a key the
+// caller is the address.
+func (a *API) admit(w http.ResponseWriter, r *http.Request, key *access.Key) (refused *Problem) {
+	rate, who := a.opts.Rate, ""
+	if key != nil {
+		who = "key " + key.Name
+		if key.Rate != (limit.Rate{}) {
+			rate = key.Rate
+		}
+	} else {
+		who = a.address(r)
+	}
+	if rate == (limit.Rate{}) {
+		return nil
+	}
+	d := a.rates.of(rate).Take(who, time.Now())
+	w.Header().Set("RateLimit-Policy", `"default";q=`+strconv.Itoa(d.Limit)+`;w=`+wholeSeconds(d.Window))
+	w.Header().Set("RateLimit", `"default";r=`+strconv.Itoa(d.Remaining)+`;t=`+wholeSeconds(d.Reset))
+	if d.OK {
+		return nil
+	}
+	return newProblem(http.StatusTooManyRequests, "rate_limited", "", fmt.Sprintf("over %d requests in %v; come back after the time in Retry-After", d.Limit, d.Window)).
+		with("Retry-After", wholeSeconds(d.Retry))
+}
+
+// rates are the limiters, one for each rate that somebody has.
+type rates struct {
+	mu     sync.Mutex
+	byRate map[limit.Rate]*limit.Limiter
+}
+
+func (r *rates) of(rate limit.Rate) *limit.Limiter {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	l := r.byRate[rate]
+	if l == nil {
+		l = limit.New(rate)
+		if r.byRate == nil {
+			r.byRate = make(map[limit.Rate]*limit.Limiter)
+		}
+		r.byRate[rate] = l
+	}
+	return l
+}
+
+// counts adds up all limiters.
+func (r *rates) counts() (allowed, refused int64, callers int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, l := range r.byRate {
+		a, f, c := l.Counts()
+		allowed, refused, callers = allowed+a, refused+f, callers+c
+	}
+	return allowed, refused, callers
+}
+
+// address is where a request comes from, for counting: the address, and of IPv6
+// the /64 that one subscriber gets. Behind a trusted proxy it is the last
+// address in X-Forwarded-For that is no proxy of ours; what stands before it
+// anybody can write.
+func (a *API) address(r *http.Request) string {
+	peer, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return r.RemoteAddr
+	}
+	ip := peer.Addr().Unmap().WithZone("")
+	hops := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
+	for i := len(hops) - 1; i >= 0 && a.trusted(ip); i-- {
+		next, err := netip.ParseAddr(strings.TrimSpace(hops[i]))
+		if err != nil {
+			break
+		}
+		ip = next.Unmap().WithZone("")
+	}
+	if ip.Is6() {
+		return netip.PrefixFrom(ip, 64).Masked().String()
+	}
+	return ip.String()
+}
+
+func (a *API) trusted(ip netip.Addr) bool {
+	for _, prefix := range a.opts.TrustedProxies {
+		if prefix.Contains(ip) {
+			return true
+		}
+	}
+	return false
+}
