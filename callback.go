@@ -26,6 +26,14 @@ type Callback struct {
 	NextAt      time.Time // when the next attempt is due; zero if none is
 	LastStatus  int       // HTTP status of the last answer; 0 if there was none
 	LastError   string    // why the last attempt failed; empty if it did not
+
+	// What the caller asked for. Zero means the service's own.
+	Timeout time.Duration     // of one attempt
+	Header  map[string]string // further headers of each attempt
+
+	// Since is when it was last asked for again, after it was sent or given up;
+	// zero: never.
+	Since time.Time
 }
 
 // Attempt is one try at delivering a callback.

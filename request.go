@@ -46,6 +46,14 @@ type Request struct {
 	Failure    *Failure        // nil unless failed
 	Callback   Callback
 
+	NotBefore time.Time // the work begins no earlier
+	ExpiresAt time.Time // and not at all from then on
+
+	// Waited: a caller waits for the outcome, as that of a sync request does.
+	// Until Release makes the request a promise, a restart fails it and no
+	// callback is owed.
+	Waited bool
+
 	CreatedAt time.Time
 	StartedAt time.Time // when the last start of the work began
 	WorkedAt  time.Time // when the work ended, well or not

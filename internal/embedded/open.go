@@ -103,9 +103,7 @@ func Open(ctx context.Context, path string, opts Options) (_ *Backend, err error
 	}
 	b.backlogs = make(map[string]*backlog)
 	for _, lane := range lanes {
-		b.backlogs[lane] = newBacklog(func(after int64, limit int) ([]*tandem.Request, error) {
-			return b.pendingAfter(context.Background(), lane, after, limit)
-		})
+		b.backlogs[lane] = newBacklog(b, lane)
 	}
 	b.deliveries = newDeliveries(b.owed, b.opts)
 	if err := b.recover(ctx); err != nil {
@@ -242,12 +240,22 @@ func (b *Backend) recover(ctx context.Context) error {
 		return err
 	}
 	for _, req := range left {
-		if req.Mode == tandem.Async && req.Starts < tandem.MaxStarts {
+		if req.Mode == tandem.Async && !req.Waited && req.Starts < tandem.MaxStarts {
 			err = b.requeue(ctx, req, 0)
 		} else {
 			err = b.Complete(ctx, interrupted(req, b.now()))
 		}
 		if err != nil {
+			return fmt.Errorf("take up %s: %w", req.ID, err)
+		}
+	}
+	// Nobody was promised these: whoever waited for them got no answer.
+	waited, err := b.queryRequests(ctx, `SELECT `+requestColumns+` FROM requests WHERE mode = 'async' AND status = 'pending' AND waited = 1`)
+	if err != nil {
+		return err
+	}
+	for _, req := range waited {
+		if err := b.Fail(ctx, interrupted(req, b.now())); err != nil {
 			return fmt.Errorf("take up %s: %w", req.ID, err)
 		}
 	}
@@ -261,7 +269,7 @@ func (b *Backend) recover(ctx context.Context) error {
 func interrupted(req *tandem.Request, now time.Time) *tandem.Request {
 	req.Status, req.WorkedAt = tandem.Failed, now
 	req.Failure = &tandem.Failure{Code: tandem.FailureInterrupted, Message: "interrupted by a restart"}
-	if req.Mode == tandem.Async {
+	if req.Mode == tandem.Async && !req.Waited {
 		req.Failure = &tandem.Failure{
 			Code:    tandem.FailureCrashed,
 			Message: fmt.Sprintf("the service went down during each of %d starts of this work", req.Starts),

@@ -3,6 +3,7 @@ package embedded
 import (
 	"context"
 	"database/sql"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
@@ -17,20 +18,23 @@ import (
 const requestColumns = `seq, id, owner, mode, status, lane, workload, complexity, data, result,
 	failure_code, failure_message, failure_upstream,
 	callback_url, callback_state, attempts, max_attempts, next_attempt_at, last_status, last_error,
-	created_at, started_at, worked_at, starts, epoch`
+	created_at, started_at, worked_at, starts, epoch,
+	not_before, expires_at, callback_options, waited, redelivered_at`
 
 func scanRequest(row interface{ Scan(...any) error }) (req tandem.Request, err error) {
 	var (
-		result, failureCode, failureMessage, callbackURL sql.NullString
-		failureUpstream, next, started, worked           sql.NullInt64
-		data                                             string
-		created                                          int64
+		result, failureCode, failureMessage, callbackURL, options sql.NullString
+		failureUpstream, next, started, worked                    sql.NullInt64
+		notBefore, expires, redelivered                           sql.NullInt64
+		data                                                      string
+		created                                                   int64
 	)
 	cb := &req.Callback
 	err = row.Scan(&req.Seq, &req.ID, &req.Owner, &req.Mode, &req.Status, &req.Lane, &req.Workload, &req.Complexity, &data, &result,
 		&failureCode, &failureMessage, &failureUpstream,
 		&callbackURL, &cb.State, &cb.Attempts, &cb.MaxAttempts, &next, &cb.LastStatus, &cb.LastError,
-		&created, &started, &worked, &req.Starts, &req.Epoch)
+		&created, &started, &worked, &req.Starts, &req.Epoch,
+		&notBefore, &expires, &options, &req.Waited, &redelivered)
 	if err != nil {
 		return req, err
 	}
@@ -45,7 +49,15 @@ func scanRequest(row interface{ Scan(...any) error }) (req tandem.Request, err e
 			Upstream: int(failureUpstream.Int64),
 		}
 	}
-	cb.URL, cb.NextAt = callbackURL.String, fromMicros(next)
+	cb.URL, cb.NextAt, cb.Since = callbackURL.String, fromMicros(next), fromMicros(redelivered)
+	req.NotBefore, req.ExpiresAt = fromMicros(notBefore), fromMicros(expires)
+	if options.Valid {
+		var o callbackOptions
+		if err := json.Unmarshal([]byte(options.String), &o); err != nil {
+			return req, fmt.Errorf("callback options of %s: %w", req.ID, err)
+		}
+		cb.Timeout, cb.Header = time.Duration(o.TimeoutMS)*time.Millisecond, o.Header
+	}
 	req.CreatedAt, req.StartedAt, req.WorkedAt = time.UnixMicro(created).UTC(), fromMicros(started), fromMicros(worked)
 	return req, nil
 }
@@ -109,19 +121,37 @@ func (b *Backend) Requests(ctx context.Context, q engine.Query) (engine.Page, er
 // The requests of one owner have an index of their own, in which the filters
 // are looked for from the newest on.
 func selectSeqs(q engine.Query, before int64) (text string, args []any) {
+	text, args = `SELECT seq FROM requests WHERE seq < ?`, []any{before}
+	narrow := func(condition string, values ...any) { text, args = text+" AND "+condition, append(args, values...) }
 	if !q.Caller.Admin {
-		text, args = `SELECT seq FROM requests WHERE owner = ? AND owner <> '' AND seq < ?`, []any{q.Caller.Name, before}
+		narrow(`owner = ? AND owner <> ''`, q.Caller.Name)
+	}
+	switch q.Callback {
+	case "":
+	case tandem.CallbackGivenUp:
+		narrow(`callback_state = 'failed'`) // as its index has it
+	default:
+		narrow(`callback_state = ?`, string(q.Callback))
+	}
+	if q.Host != "" {
+		narrow(`callback_host = ?`, q.Host)
+	}
+	if !q.From.IsZero() {
+		narrow(`worked_at >= ?`, micros(q.From))
+	}
+	if !q.To.IsZero() {
+		narrow(`worked_at < ?`, micros(q.To))
+	}
+	if len(args) > 1 || q.Callback != "" || q.Mode == "" && q.Status == "" {
 		if q.Mode != "" {
-			text, args = text+` AND mode = ?`, append(args, string(q.Mode))
+			narrow(`mode = ?`, string(q.Mode))
 		}
 		if q.Status != "" {
-			text, args = text+` AND status = ?`, append(args, string(q.Status))
+			narrow(`status = ?`, string(q.Status))
 		}
 		return text, args
 	}
-	if q.Mode == "" && q.Status == "" {
-		return `SELECT seq FROM requests WHERE seq < ?`, []any{before}
-	}
+	text, args = "", nil
 	modes, statuses := tandem.Modes, tandem.Statuses
 	if q.Mode != "" {
 		modes = []tandem.Mode{q.Mode}
@@ -211,11 +241,50 @@ func (b *Backend) Backlog(ctx context.Context) (n int, oldest time.Time, err err
 func (b *Backend) pendingAfter(ctx context.Context, lane string, after int64, limit int) ([]*tandem.Request, error) {
 	page, err := b.queryRequests(ctx, `
 		SELECT `+requestColumns+` FROM requests
-		WHERE lane = ? AND status = 'pending' AND seq > ? ORDER BY seq LIMIT ?`, lane, after, limit)
+		WHERE lane = ? AND status = 'pending' AND not_before IS NULL AND seq > ? ORDER BY seq LIMIT ?`, lane, after, limit)
 	if err != nil {
 		return nil, fmt.Errorf("read backlog: %w", err)
 	}
 	return page, nil
+}
+
+// dueAfter returns the delayed requests of a lane that are due, in the order in
+// which they are, and when the next one will be; zero time if none will.
+func (b *Backend) dueAfter(ctx context.Context, lane string, after moment, now time.Time, limit int) (due []*tandem.Request, next time.Time, err error) {
+	from := int64(-1)
+	if !after.at.IsZero() {
+		from = after.at.UnixMicro()
+	}
+	due, err = b.queryRequests(ctx, `
+		SELECT `+requestColumns+` FROM requests
+		WHERE lane = ? AND status = 'pending' AND not_before IS NOT NULL
+			AND (not_before, seq) > (?, ?) AND not_before <= ?
+		ORDER BY not_before, seq LIMIT ?`, lane, from, after.seq, now.UnixMicro(), limit)
+	if err != nil {
+		return nil, next, fmt.Errorf("read delayed requests: %w", err)
+	}
+	if len(due) == limit {
+		return due, now, nil
+	}
+	var at sql.NullInt64
+	err = b.read.QueryRowContext(ctx, `
+		SELECT min(not_before) FROM requests
+		WHERE lane = ? AND status = 'pending' AND not_before IS NOT NULL AND not_before > ?`, lane, now.UnixMicro()).Scan(&at)
+	if err != nil {
+		return nil, next, fmt.Errorf("read delayed requests: %w", err)
+	}
+	return due, fromMicros(at), nil
+}
+
+// expired returns pending requests whose time is over.
+func (b *Backend) expired(ctx context.Context, now time.Time, limit int) ([]*tandem.Request, error) {
+	all, err := b.queryRequests(ctx, `
+		SELECT `+requestColumns+` FROM requests
+		WHERE status = 'pending' AND expires_at IS NOT NULL AND expires_at <= ? LIMIT ?`, now.UnixMicro(), limit)
+	if err != nil {
+		return nil, fmt.Errorf("read expired requests: %w", err)
+	}
+	return all, nil
 }
 
 // owed returns the most urgent callbacks owed to a host.

@@ -42,6 +42,8 @@ func (b *Backend) Run(ctx context.Context, steps engine.Steps) error {
 		loops.Go(func() { r.work(ctx, lane) })
 	}
 	loops.Go(func() { b.deliveries.run(ctx, steps, r.deliver) })
+	loops.Go(func() { r.expire(ctx) })
+	loops.Go(func() { r.forgetKeys(ctx) })
 	loops.Wait()
 	r.running.Wait()
 	return nil
@@ -123,6 +125,35 @@ func (r *runner) process(ctx context.Context, lane string, req *tandem.Request) 
 		r.backend.backlogs[lane].pushFront(req)
 	case ctx.Err() == nil:
 		r.backend.log.Error("a request could not be finished; a restart takes it up", "request_id", req.ID, "error", err)
+	}
+}
+
+// expiryCheck is how often requests are looked for that have expired while they
+// waited.
+const expiryCheck = 500 * time.Millisecond
+
+// expire fails what has expired, until ctx ends.
+func (r *runner) expire(ctx context.Context) {
+	for ; ctx.Err() == nil; pause(ctx, expiryCheck) {
+		expired, err := r.backend.expired(ctx, r.backend.now(), backlogCap)
+		if err != nil && ctx.Err() == nil {
+			r.backend.log.Error("reading expired requests failed, trying again", "error", err)
+		}
+		for _, req := range expired {
+			engine.Expire(req, r.backend.now())
+			if err := r.backend.Fail(ctx, req); err != nil && tandem.CodeOf(err) != tandem.CodeConflict && ctx.Err() == nil {
+				r.backend.log.Error("an expired request could not be failed, trying again", "request_id", req.ID, "error", err)
+			}
+		}
+	}
+}
+
+// forgetKeys deletes old Idempotency-Keys, until ctx ends.
+func (r *runner) forgetKeys(ctx context.Context) {
+	for ; ctx.Err() == nil; pause(ctx, time.Minute) {
+		if err := r.backend.forgetKeys(ctx); err != nil && ctx.Err() == nil {
+			r.backend.log.Error("deleting old idempotency keys failed, trying again", "error", err)
+		}
 	}
 }
 

@@ -90,11 +90,18 @@ func changed(stmt *sql.Stmt, args ...any) error {
 	return &tandem.Error{Code: tandem.CodeConflict, Message: "the request has moved on"}
 }
 
+// holdsQuery finds the request that an Idempotency-Key stands for.
+const holdsQuery = `SELECT request_id, fingerprint FROM idempotency_keys WHERE owner = ? AND key = ? AND created_at >= ?`
+
 // statements are what the writer runs, prepared once.
 type statements struct {
 	begin, commit          *sql.Stmt
 	insert                 *sql.Stmt
 	start, requeue, finish *sql.Stmt
+	fail, release          *sql.Stmt
+	redeliver              *sql.Stmt
+	statusOf, stateOf      *sql.Stmt
+	holds, claim, forget   *sql.Stmt
 	settle, insertAttempt  *sql.Stmt
 	addRequests, addErrors *sql.Stmt
 	touch, addSetting      *sql.Stmt
@@ -113,8 +120,9 @@ func (s *statements) prepare(conn *sql.Conn) error {
 			INSERT INTO requests (id, owner, mode, status, lane, workload, complexity, data,
 				callback_url, callback_host, callback_state, max_attempts,
 				created_at, started_at, starts, epoch,
-				worked_at, result, failure_code, failure_message, failure_upstream)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+				worked_at, result, failure_code, failure_message, failure_upstream,
+				not_before, expires_at, callback_options, waited)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 			ON CONFLICT (id) DO NOTHING`},
 		{&s.start, `
 			UPDATE requests SET status = 'processing', starts = starts + 1, epoch = epoch + 1, started_at = ?
@@ -126,6 +134,24 @@ func (s *statements) prepare(conn *sql.Conn) error {
 			UPDATE requests SET status = ?, started_at = ?, worked_at = ?, result = ?,
 				failure_code = ?, failure_message = ?, failure_upstream = ?, next_attempt_at = ?
 			WHERE id = ? AND status = 'processing' AND epoch = ?`},
+		{&s.fail, `
+			UPDATE requests SET status = 'failed', worked_at = ?, failure_code = ?, failure_message = ?, failure_upstream = 0, next_attempt_at = ?
+			WHERE id = ? AND status = 'pending' AND epoch = ?`},
+		{&s.release, `
+			UPDATE requests SET waited = 0, callback_state = ?
+			WHERE id = ? AND waited = 1 AND status IN ('pending', 'processing')`},
+		{&s.redeliver, `
+			UPDATE requests SET callback_state = 'pending', next_attempt_at = ?, redelivered_at = ?, max_attempts = ?
+			WHERE id = ? AND status = ? AND callback_state = ?`},
+		{&s.statusOf, `SELECT status FROM requests WHERE id = ?`},
+		{&s.stateOf, `SELECT callback_state FROM requests WHERE id = ?`},
+		{&s.holds, holdsQuery},
+		{&s.claim, `
+			INSERT INTO idempotency_keys (owner, key, fingerprint, request_id, created_at) VALUES (?, ?, ?, ?, ?)
+			ON CONFLICT DO UPDATE SET fingerprint = excluded.fingerprint, request_id = excluded.request_id, created_at = excluded.created_at`},
+		{&s.forget, `
+			DELETE FROM idempotency_keys WHERE (owner, key) IN (
+				SELECT owner, key FROM idempotency_keys WHERE created_at < ? LIMIT 1000)`},
 		{&s.settle, `
 			UPDATE requests SET status = ?, callback_state = ?, attempts = ?, next_attempt_at = ?,
 				last_status = ?, last_error = ?

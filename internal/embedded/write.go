@@ -1,8 +1,12 @@
 package embedded
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
 	"sync/atomic"
 	"time"
 
@@ -12,23 +16,48 @@ import (
 
 // Accept implements engine.Store.
 func (b *Backend) Accept(ctx context.Context, req *tandem.Request) error {
+	_, err := b.insert(ctx, req, nil)
+	return err
+}
+
+// Claim implements engine.Store.
+func (b *Backend) Claim(ctx context.Context, req *tandem.Request, key engine.IdempotencyKey) (holder string, err error) {
+	return b.insert(ctx, req, &key)
+}
+
+// insert commits a new request, and with it the key that it was submitted
+// under. If another request holds the key, it returns that one's id and inserts
+// nothing.
+func (b *Backend) insert(ctx context.Context, req *tandem.Request, key *engine.IdempotencyKey) (holder string, err error) {
 	row := *req // the caller may be gone by the time it is written
+	held := ""
 	outcome := make(chan error, 1)
-	err := b.post(ctx, &write{
-		apply: func(t *transaction) error {
-			if t.pending >= t.maxPending {
+	err = b.post(ctx, &write{
+		apply: func(t *transaction) (err error) {
+			held = ""
+			if key != nil {
+				if held, err = t.holder(&row, key, b.now()); err != nil || held != "" {
+					return err
+				}
+			}
+			if row.Status == tandem.Pending && t.pending >= t.maxPending {
 				return &tandem.Error{Code: tandem.CodeBusy, Message: "the backlog is full", RetryAfter: 5 * time.Second}
 			}
 			result, err := t.insert.Exec(insertArgs(&row)...)
 			if err != nil {
 				return err
 			}
-			t.count(&row, tandem.Pending, row.Callback.State, +1)
+			if key != nil {
+				if _, err := t.claim.Exec(row.Owner, key.Key, key.Fingerprint[:], row.ID, micros(row.CreatedAt)); err != nil {
+					return err
+				}
+			}
+			t.count(&row, row.Status, row.Callback.State, +1)
 			row.Seq, err = result.LastInsertId() // ids are ours and random: no conflict
 			return err
 		},
 		done: func(err error) {
-			if err == nil {
+			if err == nil && held == "" && row.Status == tandem.Pending {
 				// On the writer's goroutine, so that the backlog sees requests
 				// in the order of Seq. It gets a copy to work on.
 				queued := row
@@ -38,17 +67,129 @@ func (b *Backend) Accept(ctx context.Context, req *tandem.Request) error {
 		},
 	})
 	if err != nil {
-		return err
+		return "", err
 	}
 	select {
 	case err := <-outcome:
-		if err == nil {
+		if err == nil && held == "" {
 			req.Seq = row.Seq
 		}
-		return err
+		return held, err
 	case <-ctx.Done():
-		return &tandem.Error{Code: tandem.CodeUnknown, Message: "the caller left before the request was committed", Err: ctx.Err()}
+		return "", &tandem.Error{Code: tandem.CodeUnknown, Message: "the caller left before the request was committed", Err: ctx.Err()}
 	}
+}
+
+// holder returns the id of the request that an Idempotency-Key stands for, or
+// "" if it is free. It is CodeInvalid if that was another request.
+func (t *transaction) holder(req *tandem.Request, key *engine.IdempotencyKey, now time.Time) (id string, err error) {
+	var fingerprint []byte
+	err = t.holds.QueryRow(req.Owner, key.Key, micros(now.Add(-engine.IdempotencyKept))).Scan(&id, &fingerprint)
+	if errors.Is(err, sql.ErrNoRows) {
+		return "", nil
+	}
+	if err == nil && !bytes.Equal(fingerprint, key.Fingerprint[:]) {
+		return "", engine.ErrKeyReused
+	}
+	return id, err
+}
+
+// Holder implements engine.Store.
+func (b *Backend) Holder(ctx context.Context, owner string, key engine.IdempotencyKey) (id string, err error) {
+	var fingerprint []byte
+	err = b.read.QueryRowContext(ctx, holdsQuery, owner, key.Key, micros(b.now().Add(-engine.IdempotencyKept))).Scan(&id, &fingerprint)
+	if errors.Is(err, sql.ErrNoRows) {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("read idempotency key: %w", err)
+	}
+	if !bytes.Equal(fingerprint, key.Fingerprint[:]) {
+		return "", engine.ErrKeyReused
+	}
+	return id, nil
+}
+
+// forgetKeys deletes Idempotency-Keys that are too old to be kept.
+func (b *Backend) forgetKeys(ctx context.Context) error {
+	return b.do(ctx, func(t *transaction) error {
+		_, err := t.forget.Exec(micros(b.now().Add(-engine.IdempotencyKept)))
+		return err
+	})
+}
+
+// Fail implements engine.Store.
+func (b *Backend) Fail(ctx context.Context, req *tandem.Request) error {
+	err := b.do(ctx, func(t *transaction) error {
+		f := req.Failure
+		if req.Waited { // it may have been released meanwhile
+			if err := t.stateOf.QueryRow(req.ID).Scan(&req.Callback.State); err != nil {
+				return err
+			}
+			if req.Callback.State == tandem.CallbackPending {
+				req.Callback.NextAt = req.WorkedAt
+			}
+		}
+		if err := changed(t.fail, micros(req.WorkedAt), string(f.Code), f.Message, micros(req.Callback.NextAt), req.ID, req.Epoch); err != nil {
+			return err
+		}
+		t.count(req, tandem.Pending, req.Callback.State, -1)
+		t.count(req, tandem.Failed, req.Callback.State, +1)
+		t.countError(req, "work", string(f.Code))
+		return nil
+	})
+	if err == nil {
+		req.Status = tandem.Failed
+		b.watchers.announce(req.ID)
+		if !req.Callback.NextAt.IsZero() {
+			owed := *req
+			b.deliveries.push(&owed)
+		}
+	}
+	return err
+}
+
+// Release implements engine.Store.
+func (b *Backend) Release(ctx context.Context, req *tandem.Request) error {
+	state := tandem.CallbackNone
+	if req.Callback.URL != "" {
+		state = tandem.CallbackPending
+	}
+	err := b.do(ctx, func(t *transaction) error {
+		var status tandem.Status
+		if err := t.statusOf.QueryRow(req.ID).Scan(&status); err != nil {
+			return err
+		}
+		if err := changed(t.release, string(state), req.ID); err != nil {
+			return err
+		}
+		t.count(req, status, tandem.CallbackNone, -1)
+		t.count(req, status, state, +1)
+		return nil
+	})
+	if err == nil {
+		req.Waited, req.Callback.State = false, state
+	}
+	return err
+}
+
+// Redeliver implements engine.Store.
+func (b *Backend) Redeliver(ctx context.Context, req *tandem.Request) error {
+	err := b.do(ctx, func(t *transaction) error {
+		cb := &req.Callback
+		if err := changed(t.redeliver, micros(cb.NextAt), micros(cb.Since), cb.MaxAttempts, req.ID, string(req.Status), string(cb.State)); err != nil {
+			return err
+		}
+		t.count(req, req.Status, cb.State, -1)
+		t.count(req, req.Status, tandem.CallbackPending, +1)
+		return nil
+	})
+	if err == nil {
+		req.Callback.State = tandem.CallbackPending
+		owed := *req
+		b.deliveries.push(&owed)
+	}
+	return err
 }
 
 // note is that a sync request has begun. It waits a moment for a write to share
@@ -132,6 +273,15 @@ func (b *Backend) Complete(ctx context.Context, req *tandem.Request) error {
 		noted = !n.(*note).state.CompareAndSwap(noteWaits, noteDropped)
 	}
 	err := b.do(ctx, func(t *transaction) error {
+		if req.Waited { // it may have been released meanwhile, and owe a callback now
+			if err := t.stateOf.QueryRow(req.ID).Scan(&req.Callback.State); err != nil {
+				return err
+			}
+			req.Callback.NextAt = time.Time{}
+			if req.Callback.State == tandem.CallbackPending {
+				req.Callback.NextAt = req.WorkedAt
+			}
+		}
 		insert := !noted
 		if noted {
 			err := changed(t.finish, finishArgs(req)...)
@@ -169,6 +319,11 @@ func (b *Backend) RecordAttempt(ctx context.Context, req *tandem.Request, a tand
 	}
 	return b.do(ctx, func(t *transaction) error {
 		cb := &req.Callback
+		if !cb.Since.IsZero() { // it was settled before
+			if err := t.statusOf.QueryRow(req.ID).Scan(&before); err != nil {
+				return err
+			}
+		}
 		err := changed(t.settle, string(req.Status), string(cb.State), cb.Attempts, micros(cb.NextAt),
 			cb.LastStatus, cb.LastError, req.ID, string(before), a.Number-1)
 		if err != nil {
@@ -230,12 +385,27 @@ func insertArgs(req *tandem.Request) []any {
 	if f := req.Failure; f != nil {
 		code, message, upstream = string(f.Code), f.Message, f.Upstream
 	}
+	var options any
+	if cb.Timeout != 0 || len(cb.Header) > 0 {
+		text, err := json.Marshal(callbackOptions{cb.Timeout.Milliseconds(), cb.Header})
+		if err != nil {
+			panic(err) // unreachable: a number and strings
+		}
+		options = string(text)
+	}
 	return []any{
 		req.ID, req.Owner, string(req.Mode), string(req.Status), req.Lane, req.Workload, req.Complexity, string(req.Data),
 		url, host, string(cb.State), cb.MaxAttempts,
 		micros(req.CreatedAt), micros(req.StartedAt), req.Starts, req.Epoch,
 		micros(req.WorkedAt), text(req.Result), code, message, upstream,
+		micros(req.NotBefore), micros(req.ExpiresAt), options, req.Waited,
 	}
+}
+
+// callbackOptions is the form of the column callback_options.
+type callbackOptions struct {
+	TimeoutMS int64             `json:"timeout_ms,omitempty"`
+	Header    map[string]string `json:"header,omitempty"`
 }
 
 func finishArgs(req *tandem.Request) []any {

@@ -22,6 +22,12 @@ type Store interface {
 	// Accept commits a pending async request and wakes a worker for it. It
 	// returns CodeBusy, with a time to come back, when the backlog is full.
 	Accept(ctx context.Context, req *tandem.Request) error
+	// Claim commits a request - a pending async one, as Accept does, or a sync
+	// one that is processing - together with the Idempotency-Key of its owner
+	// that it was submitted under. If a request of the last IdempotencyKept
+	// holds the key, Claim changes nothing and returns that one's id; or
+	// ErrKeyReused, if the two have different fingerprints.
+	Claim(ctx context.Context, req *tandem.Request, key IdempotencyKey) (holder string, err error)
 	// Begin notes a sync request as processing. It does not wait: the
 	// request's Complete writes the whole row if this note was lost.
 	Begin(req *tandem.Request)
@@ -35,11 +41,24 @@ type Store interface {
 	// callback (Callback.NextAt, if it is set). It expects the row processing
 	// at req.Epoch.
 	Complete(ctx context.Context, req *tandem.Request) error
+	// Fail moves a pending request to failed without its work having begun,
+	// with its Failure, WorkedAt and the debt of a callback as given.
+	Fail(ctx context.Context, req *tandem.Request) error
+	// Release makes a request that a caller waits for a promise: it is no longer
+	// Waited, and owes its callback. It returns CodeConflict if it is worked.
+	Release(ctx context.Context, req *tandem.Request) error
+	// Redeliver makes a callback that was sent or given up owed again, with
+	// NextAt, Since and MaxAttempts as given, and wakes whoever delivers it. It
+	// expects the Status and the Callback.State given.
+	Redeliver(ctx context.Context, req *tandem.Request) error
 	// RecordAttempt appends a delivery attempt and moves the request to the
 	// Status and Callback given in req. It expects a callback pending with
 	// a.Number-1 attempts made.
 	RecordAttempt(ctx context.Context, req *tandem.Request, a tandem.Attempt) error
 
+	// Holder returns the id of the request that holds an owner's
+	// Idempotency-Key, "" if none does, or ErrKeyReused.
+	Holder(ctx context.Context, owner string, key IdempotencyKey) (id string, err error)
 	// Request returns the whole record, or CodeNotFound.
 	Request(ctx context.Context, id string) (tandem.Request, error)
 	// Requests returns one page of the caller's requests, newest first.
@@ -109,9 +128,14 @@ type Query struct {
 	Caller tandem.Caller // whose requests
 	Mode   tandem.Mode   // empty for both
 	Status tandem.Status // empty for all
-	Limit  int           // 1..1000
-	Offset int           // rows to skip, at most 10,000
-	Cursor string        // Page.Next of the page before; excludes Offset
+
+	Callback tandem.CallbackState // empty for all
+	Host     string               // of the callback, as HostOf returns it; empty for all
+	From, To time.Time            // worked in [From, To); zero: at any time
+
+	Limit  int    // 1..1000
+	Offset int    // rows to skip, at most 10,000
+	Cursor string // Page.Next of the page before; excludes Offset
 }
 
 // Page is one page of the history.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"time"
 
 	"tandem"
@@ -18,7 +19,7 @@ func (e *Engine) Admit(host string) Admission { return e.hosts.admit(host, e.opt
 // Deliver implements Steps. It makes one attempt and records what came of it:
 // delivered, due again at Callback.NextAt, or given up.
 func (e *Engine) Deliver(ctx context.Context, host string, req *tandem.Request) error {
-	ctx, done := e.running.add(ctx, req.ID)
+	ctx, done := e.running.add(ctx, "") // whose attempt it is does not matter: it is not cancelled with the request
 	defer done()
 	if err := e.owed(ctx, req); err != nil {
 		e.hosts.leave(host, e.opts.Now(), false, false)
@@ -87,7 +88,17 @@ func (e *Engine) send(ctx context.Context, req *tandem.Request, number int) call
 		At:      now,
 		Body:    body,
 		Secrets: secrets,
+		Timeout: req.Callback.Timeout,
+		Header:  headerOf(req.Callback.Header),
 	})
+}
+
+func headerOf(fields map[string]string) http.Header {
+	h := make(http.Header, len(fields))
+	for name, value := range fields {
+		h.Set(name, value)
+	}
+	return h
 }
 
 // event is the body of a request's callback.
@@ -121,14 +132,18 @@ func (e *Engine) settle(req *tandem.Request, answer callback.Answer, number int)
 	switch callback.Judge(answer) {
 	case callback.Delivered:
 		cb.State = tandem.CallbackDelivered
-		if req.Status == tandem.Completed {
+		if req.Status.Succeeded() {
 			req.Status = tandem.CallbackSent
 		}
 		return
 	case callback.Retry:
 		policy := e.opts.Policy
 		policy.Attempts = cb.MaxAttempts
-		at, again := policy.NextAttempt(e.now(), req.WorkedAt, number, answer.RetryAfter, rand.Float64())
+		since := req.WorkedAt
+		if !cb.Since.IsZero() { // begun anew
+			since = cb.Since
+		}
+		at, again := policy.NextAttempt(e.now(), since, number, answer.RetryAfter, rand.Float64())
 		if again {
 			cb.NextAt = at.UTC().Truncate(time.Microsecond)
 			return

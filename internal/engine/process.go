@@ -35,6 +35,11 @@ func (e *Engine) Process(ctx context.Context, req *tandem.Request) error {
 		kind.Func = unknownWorkload
 	}
 	slots := e.slots(req.Lane)
+	if now := e.now(); !req.ExpiresAt.IsZero() && !now.Before(req.ExpiresAt) {
+		slots.unreserve()
+		Expire(req, now)
+		return e.backend.Fail(ctx, req)
+	}
 	req.StartedAt = e.now()
 	if err := e.backend.Start(ctx, req); err != nil {
 		slots.unreserve()
@@ -42,13 +47,17 @@ func (e *Engine) Process(ctx context.Context, req *tandem.Request) error {
 	}
 	ctx, done := e.running.add(ctx, req.ID)
 	defer done()
-	out, err := e.runWork(ctx, ctx, slots, kind, req, func() {
+	out, err := e.runWork(ctx, ctx, slots, kind, req, func() (bool, error) {
 		slots.unreserve()
 		req.StartedAt = e.now()
+		return true, nil
 	})
-	if err != nil { // halted while it waited for its slot
+	if err != nil { // stopped while it waited for its slot
 		slots.unreserve()
-		return e.giveBack(ctx, req)
+		if errors.Is(err, errHalted) {
+			return e.giveBack(ctx, req)
+		}
+		out = outcome{err: err, cause: err, at: e.now()}
 	}
 	result, fail := judge(out)
 	if fail != nil && fail.Code == tandem.FailureInterrupted {
@@ -118,12 +127,16 @@ const returnGrace = 50 * time.Millisecond
 
 // runWork waits for a slot as long as waiting lasts, and runs the Func in it,
 // under ctx and the work timeout, right after begin. It returns the cause of
-// waiting's end if there was no slot before; then nothing was run. The Func is
-// abandoned if it ignores the end of its context.
-func (e *Engine) runWork(waiting, ctx context.Context, slots *lane, kind work.Kind, req *tandem.Request, begin func()) (outcome, error) {
+// waiting's end if there was no slot before, and errNotBegun, with begin's own
+// error in the outcome, if that says not to go on; then nothing was run. The
+// Func is abandoned if it ignores the end of its context.
+func (e *Engine) runWork(waiting, ctx context.Context, slots *lane, kind work.Kind, req *tandem.Request, begin func() (goOn bool, err error)) (outcome, error) {
 	over := make(chan outcome, 1)
 	t := &ticket{mode: req.Mode, ctx: waiting, run: func() bool {
-		begin()
+		if goOn, err := begin(); !goOn {
+			over <- outcome{err: err, cause: errNotBegun}
+			return true
+		}
 		ctx, cancel := context.WithTimeoutCause(ctx, e.opts.WorkTimeout, errWorkDeadline)
 		defer cancel()
 		watch := e.watch(ctx, slots, kind, req, over)
@@ -132,16 +145,22 @@ func (e *Engine) runWork(waiting, ctx context.Context, slots *lane, kind work.Ki
 		return watch.returned(out)
 	}}
 	slots.enqueue(t)
+	var out outcome
 	select {
-	case out := <-over:
-		return out, nil
+	case out = <-over:
 	case <-waiting.Done():
+		if slots.withdraw(t) {
+			return outcome{}, context.Cause(waiting)
+		}
+		out = <-over
 	}
-	if slots.withdraw(t) {
-		return outcome{}, context.Cause(waiting)
+	if errors.Is(out.cause, errNotBegun) {
+		return out, errNotBegun
 	}
-	return <-over, nil
+	return out, nil
 }
+
+var errNotBegun = errors.New("the work was not begun")
 
 // watch sees to it that a Func which ignores the end of its context is
 // abandoned: then its request is over, and its slot goes on without it.
@@ -219,6 +238,8 @@ func judge(out outcome) (json.RawMessage, *tandem.Failure) {
 		return nil, failureOf(out.err)
 	case errors.Is(out.cause, errHalted):
 		return nil, &tandem.Failure{Code: tandem.FailureInterrupted, Message: "interrupted by a shutdown"}
+	case errors.Is(out.cause, errCancelled):
+		return nil, cancelled()
 	case errors.Is(out.cause, errWorkDeadline) || errors.Is(out.cause, context.DeadlineExceeded):
 		return nil, &tandem.Failure{Code: tandem.FailureTimeout, Message: errWorkDeadline.Error()}
 	default:

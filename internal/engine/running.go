@@ -35,6 +35,20 @@ func (r *running) add(ctx context.Context, id string) (_ context.Context, done f
 	}
 }
 
+// cancel ends what is in progress for a request with the cause, and reports
+// whether there was anything.
+func (r *running) cancel(id string, cause error) (found bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for cancel, of := range r.cancels {
+		if of == id {
+			(*cancel)(cause)
+			found = true
+		}
+	}
+	return found
+}
+
 // cancelAll ends everything in progress, and whatever is added later, with the
 // cause.
 func (r *running) cancelAll(cause error) {

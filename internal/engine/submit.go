@@ -18,6 +18,16 @@ type Submission struct {
 	Complexity  int
 	Data        []byte // a JSON object
 	CallbackURL string // async only; empty if the caller polls
+
+	// What is asked of the callback. Zero means the service's own.
+	CallbackAttempts int
+	CallbackTimeout  time.Duration
+	CallbackHeader   map[string]string
+
+	NotBefore time.Time // async only: the work begins no earlier
+	ExpiresAt time.Time // async only: and not at all from then on
+
+	Idempotency IdempotencyKey // if it has one
 }
 
 // Do runs a submission for a caller who waits: it takes a slot, or returns
@@ -26,64 +36,186 @@ type Submission struct {
 // committed. The request it returns is worked; a failed one carries its
 // Failure and is no error of Do. After a disconnect the outcome is still
 // written.
-func (e *Engine) Do(ctx context.Context, sub Submission) (*tandem.Request, error) {
+//
+// Under an Idempotency-Key the work goes on when the caller leaves, and a
+// submission that repeats an earlier one runs nothing: replayed is true and the
+// request the earlier one, or the error CodeConflict while that is worked.
+func (e *Engine) Do(ctx context.Context, sub Submission) (req *tandem.Request, replayed bool, err error) {
 	kind, err := e.admissible(sub)
+	if err != nil {
+		return nil, false, err
+	}
+	keyed := sub.Idempotency.Key != ""
+	if keyed {
+		holder, err := e.backend.Holder(ctx, sub.Owner, sub.Idempotency)
+		if err != nil || holder != "" {
+			req, err := e.replay(ctx, holder, err)
+			return req, true, err
+		}
+		ctx = context.WithoutCancel(ctx)
+	}
+	if e.opts.Paused {
+		return nil, false, errPaused
+	}
+	req = e.newRequest(tandem.Sync, kind, sub)
+	req, holder, err := e.do(ctx, kind, req, sub.Idempotency)
+	if holder != "" {
+		req, err = e.replay(ctx, holder, err)
+		return req, true, err
+	}
+	return req, false, err
+}
+
+// replay reads the request that holds an Idempotency-Key.
+func (e *Engine) replay(ctx context.Context, holder string, err error) (*tandem.Request, error) {
 	if err != nil {
 		return nil, err
 	}
-	if e.opts.Paused {
-		return nil, errPaused
+	req, err := e.backend.Request(ctx, holder)
+	if err != nil {
+		return nil, err
 	}
-	req := e.newRequest(tandem.Sync, kind, sub)
+	if req.Mode == tandem.Sync && !req.Status.Worked() {
+		return nil, errStillWorked
+	}
+	return &req, nil
+}
+
+// do runs a sync request. Of one with an Idempotency-Key that another request
+// holds, it returns that one's id, having run nothing.
+func (e *Engine) do(ctx context.Context, kind work.Kind, req *tandem.Request, key IdempotencyKey) (_ *tandem.Request, holder string, err error) {
 	ctx, done := e.running.add(ctx, req.ID)
 	defer done()
 	waiting, cancel := context.WithTimeoutCause(ctx, e.opts.SyncQueueTimeout, errSyncQueue)
 	defer cancel()
-	out, err := e.runWork(waiting, ctx, e.slots(req.Lane), kind, req, func() {
+	out, err := e.runWork(waiting, ctx, e.slots(req.Lane), kind, req, func() (goOn bool, err error) {
 		req.Status, req.Starts, req.Epoch = tandem.Processing, 1, 1
 		req.StartedAt = e.now()
-		e.backend.Begin(req)
+		if key.Key == "" {
+			e.backend.Begin(req)
+			return true, nil
+		}
+		holder, err = e.backend.Claim(ctx, req, key)
+		return err == nil && holder == "", err
 	})
-	if errors.Is(err, errSyncQueue) || errors.Is(err, context.DeadlineExceeded) {
-		return nil, errSyncQueue
-	}
-	if err != nil {
-		return nil, &tandem.Error{Code: tandem.CodeUnknown, Message: "the caller left before a slot was free", Err: err}
+	switch {
+	case errors.Is(err, errNotBegun):
+		return nil, holder, out.err
+	case errors.Is(err, errSyncQueue) || errors.Is(err, context.DeadlineExceeded):
+		return nil, "", errSyncQueue
+	case err != nil:
+		return nil, "", &tandem.Error{Code: tandem.CodeUnknown, Message: "the caller left before a slot was free", Err: err}
 	}
 	result, fail := judge(out)
 	finish(req, result, fail, out.at)
 	if err := e.backend.Complete(context.WithoutCancel(ctx), req); err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	e.seenWorked(req)
-	return req, nil
+	return req, "", nil
 }
 
 // Accept promises a submission to a caller who does not wait: when it returns
 // nil the request is committed and will be worked, whatever happens to this
 // process. It returns CodeBusy when the backlog is full, and CodeUnknown if
 // ctx ended before the commit was known: then the request may exist.
-func (e *Engine) Accept(ctx context.Context, sub Submission) (*tandem.Request, error) {
+//
+// A submission that repeats an earlier one under its Idempotency-Key accepts
+// nothing: replayed is true and the request the earlier one.
+func (e *Engine) Accept(ctx context.Context, sub Submission) (req *tandem.Request, replayed bool, err error) {
+	req, err = e.newAsync(sub)
+	if err != nil {
+		return nil, false, err
+	}
+	return e.accept(ctx, req, sub.Idempotency)
+}
+
+func (e *Engine) accept(ctx context.Context, req *tandem.Request, key IdempotencyKey) (_ *tandem.Request, replayed bool, err error) {
+	if key.Key == "" {
+		return req, false, e.backend.Accept(ctx, req)
+	}
+	holder, err := e.backend.Claim(ctx, req, key)
+	if holder != "" {
+		req, err = e.replay(ctx, holder, err)
+		return req, true, err
+	}
+	return req, false, err
+}
+
+// Try accepts a submission and waits for its outcome, as long as the caller
+// does. If it is worked by then, it is the caller's answer and no callback is
+// owed. Otherwise it becomes a promise, as Accept's are, before Try returns. If
+// the caller leaves, the work is stopped, unless an Idempotency-Key lets the
+// caller come back.
+func (e *Engine) Try(ctx context.Context, sub Submission, wait time.Duration) (req *tandem.Request, replayed bool, err error) {
+	req, err = e.newAsync(sub)
+	if err != nil {
+		return nil, false, err
+	}
+	req.Waited, req.Callback.State = true, tandem.CallbackNone
+	worked, stop := e.backend.Watch(req.ID)
+	defer stop()
+	if req, replayed, err = e.accept(ctx, req, sub.Idempotency); err != nil || replayed {
+		return req, replayed, err
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-worked:
+	case <-timer.C:
+	case <-e.drained:
+	case <-ctx.Done():
+		if sub.Idempotency.Key == "" {
+			_, err := e.cancel(context.WithoutCancel(ctx), req, errCallerLeft)
+			return req, false, errors.Join(ctx.Err(), err)
+		}
+	}
+	ctx = context.WithoutCancel(ctx)
+	if err := e.backend.Release(ctx, req); err == nil || tandem.CodeOf(err) != tandem.CodeConflict {
+		return req, false, err
+	}
+	found, err := e.backend.Request(ctx, req.ID) // it was worked in time
+	return &found, false, err
+}
+
+// newAsync makes the async request that a submission asks for, or says why it
+// cannot be.
+func (e *Engine) newAsync(sub Submission) (*tandem.Request, error) {
 	kind, err := e.admissible(sub)
 	if err != nil {
 		return nil, err
 	}
 	req := e.newRequest(tandem.Async, kind, sub)
-	if sub.CallbackURL != "" {
-		if _, err := e.guard.CheckURL(sub.CallbackURL); err != nil {
-			return nil, tandem.Invalid("callback_url", "%s", err)
-		}
-		req.Callback = tandem.Callback{
-			URL:         sub.CallbackURL,
-			State:       tandem.CallbackPending,
-			MaxAttempts: e.opts.Policy.Attempts,
-		}
+	req.NotBefore, req.ExpiresAt = sub.NotBefore, sub.ExpiresAt
+	switch {
+	case !req.ExpiresAt.IsZero() && !req.ExpiresAt.After(req.CreatedAt):
+		return nil, tandem.Invalid("expires_at", "is over; it must be a time to come")
+	case !req.ExpiresAt.IsZero() && !req.ExpiresAt.After(req.NotBefore):
+		return nil, tandem.Invalid("expires_at", "must be after not_before, or nothing would ever be worked")
+	case req.NotBefore.Sub(req.CreatedAt) > MaxDelay:
+		return nil, tandem.Invalid("not_before", "must be at most %v ahead", MaxDelay)
 	}
-	if err := e.backend.Accept(ctx, req); err != nil {
-		return nil, err
+	if sub.CallbackURL == "" {
+		return req, nil
+	}
+	if _, err := e.guard.CheckURL(sub.CallbackURL); err != nil {
+		return nil, tandem.Invalid("callback_url", "%s", err)
+	}
+	req.Callback = tandem.Callback{
+		URL:         sub.CallbackURL,
+		State:       tandem.CallbackPending,
+		MaxAttempts: sub.CallbackAttempts,
+		Timeout:     sub.CallbackTimeout,
+		Header:      sub.CallbackHeader,
+	}
+	if req.Callback.MaxAttempts == 0 {
+		req.Callback.MaxAttempts = e.opts.Policy.Attempts
 	}
 	return req, nil
 }
+
+// MaxDelay is how far ahead a request may be put off.
+const MaxDelay = 366 * 24 * time.Hour
 
 // admissible returns the kind of work that is asked for, or why it cannot be.
 func (e *Engine) admissible(sub Submission) (work.Kind, error) {

@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"tandem"
 	"tandem/internal/access"
 	"tandem/internal/engine"
 	"tandem/internal/limit"
@@ -81,11 +82,15 @@ func (a *API) routes(mux *http.ServeMux) {
 	})
 	op := operations{api}
 
-	huma.Register(api, op.describe("POST", "/sync", "Run the work and answer with its result", "413 415 422 429 500 502 503 504"), a.sync)
-	huma.Register(api, op.accepts(op.describe("POST", "/async", "Accept the work: 202 once it is on disk", "413 415 422 429 503")), a.async)
+	huma.Register(api, op.submits(op.describe("POST", "/sync", "Run the work and answer with its result", "409 413 415 422 429 500 502 503 504"), 200), a.sync)
+	huma.Register(api, op.submits(op.describe("POST", "/async", "Accept the work: 202 once it is on disk", "413 415 422 429 503"), 202), a.async)
 	huma.Register(api, op.describe("GET", "/requests", "The history, newest first", "422"), a.list)
 	huma.Register(api, op.describe("GET", "/requests/{id}", "One request; ?wait=30s holds the answer until it is worked", "404 422"), a.show)
 	huma.Register(api, op.describe("GET", "/requests/{id}/attempts", "Every attempt at delivering its callback", "404"), a.attempts)
+	huma.Register(api, op.describe("DELETE", "/requests/{id}", "Cancel it, if it is not worked yet", "404 409 503"), a.cancel)
+	huma.Register(api, op.describe("POST", "/requests/{id}/redeliver", "Deliver its callback again, under the same webhook-id", "404 409 503"), a.redeliver)
+	huma.Register(api, op.describe("GET", "/callbacks", "The callbacks that were given up, or in another state, newest first", "422"), a.callbacks)
+	huma.Register(api, op.describe("POST", "/callbacks/redeliver", "Deliver many callbacks again", "413 415 422 503"), a.redeliverMany)
 	huma.Register(api, op.describe("GET", "/stats", "What the service has done and is doing", "503"), a.stats)
 	huma.Register(api, op.describe("GET", "/healthz", "Alive", "500"), a.healthz)
 	huma.Register(api, op.describe("GET", "/readyz", "Able to accept requests", "503"), a.readyz)
@@ -114,6 +119,9 @@ func (a *API) refuseTheRest(mux *http.ServeMux, doc *huma.OpenAPI) {
 		}
 		if item.Post != nil {
 			methods = append(methods, "POST")
+		}
+		if item.Delete != nil {
+			methods = append(methods, "DELETE")
 		}
 		sort.Strings(methods)
 		allowed[path] = strings.Join(methods, ", ")
@@ -167,85 +175,143 @@ func extendWrite(w http.ResponseWriter, by time.Duration) error {
 // writeSlack is what remains for the answer itself.
 const writeSlack = 10 * time.Second
 
-// sync answers POST /sync.
-func (a *API) sync(ctx context.Context, in *struct{ exchange }) (*struct{ Body SyncAnswer }, error) {
-	sub, err := decodeSubmission(in.r, "sync")
-	sub.Owner = caller(ctx).Name
+// submitted is the answer of POST /sync and POST /async: the outcome, or that it
+// is promised.
+type submitted struct {
+	Status     int
+	Location   string `header:"Location" doc:"Where to ask how the request stands; of a 202"`
+	RetryAfter string `header:"Retry-After" doc:"Seconds until it is worth asking; of a 202"`
+	Replayed   string `header:"Idempotency-Replayed" doc:"true, if the answer is that of an earlier request with the same Idempotency-Key"`
+	Body       any
+}
+
+// sync answers POST /sync. With Prefer: respond-async it promises the outcome
+// as POST /async does, at once or after the time in wait (RFC 7240).
+func (a *API) sync(ctx context.Context, in *struct{ exchange }) (*submitted, error) {
+	in.w.Header().Set("Vary", "Prefer")
+	prefer := preferences(in.r.Header)
+	mode := tandem.Sync
+	if prefer.async {
+		mode = tandem.Async
+	}
+	sub, err := decodeSubmission(in.r, mode)
 	if err != nil {
 		return nil, a.refuse(in.r, err)
 	}
-	if err := extendWrite(in.w, a.engine.LongestSync()); err != nil {
+	if sub.Idempotency.Key != "" && !prefer.async {
+		prefer.wait = 0 // the work goes on without its caller, who may come back
+	}
+	if applied := prefer.applied(); applied != "" {
+		in.w.Header().Set("Preference-Applied", applied)
+	}
+	if err := extendWrite(in.w, a.engine.LongestSync()+prefer.wait); err != nil {
 		return nil, a.refuse(in.r, err)
 	}
-	if wait, ok := preferredWait(in.r.Header); ok {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, wait)
-		defer cancel()
-		in.w.Header().Set("Preference-Applied", "wait="+strconv.Itoa(int(wait.Seconds())))
+	var req *tandem.Request
+	var replayed bool
+	switch {
+	case prefer.async && prefer.wait > 0:
+		req, replayed, err = a.engine.Try(ctx, sub, prefer.wait)
+	case prefer.async:
+		req, replayed, err = a.engine.Accept(ctx, sub)
+	default:
+		if prefer.wait > 0 {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, prefer.wait)
+			defer cancel()
+		}
+		req, replayed, err = a.engine.Do(ctx, sub)
 	}
-	req, err := a.engine.Do(ctx, sub)
 	if err != nil {
 		return nil, a.refuse(in.r, err)
 	}
+	return a.answerOf(ctx, req, replayed, !prefer.async || prefer.wait > 0)
+}
+
+// async answers POST /async.
+func (a *API) async(ctx context.Context, in *struct{ exchange }) (*submitted, error) {
+	sub, err := decodeSubmission(in.r, tandem.Async)
+	if err != nil {
+		return nil, a.refuse(in.r, err)
+	}
+	req, replayed, err := a.engine.Accept(ctx, sub)
+	if err != nil {
+		return nil, a.refuse(in.r, err)
+	}
+	return a.answerOf(ctx, req, replayed, false)
+}
+
+// answerOf is the outcome of a request whose caller waits for it and that is
+// worked, or else the promise of it.
+func (a *API) answerOf(ctx context.Context, req *tandem.Request, replayed, waits bool) (*submitted, error) {
 	note(ctx, req.ID)
-	if req.Failure != nil {
-		return nil, problemOfFailure(req)
+	answer := &submitted{}
+	if replayed {
+		answer.Replayed = "true"
 	}
-	return &struct{ Body SyncAnswer }{SyncAnswer{
+	if !waits || !req.Status.Worked() {
+		answer.Status = http.StatusAccepted
+		answer.Location = "/requests/" + req.ID
+		answer.RetryAfter = pollAgain
+		message := "on disk; the outcome will be sent to callback_url"
+		if req.Callback.URL == "" {
+			message = "on disk; ask for the outcome at status_url"
+		}
+		answer.Body = AsyncAnswer{RequestID: req.ID, Status: "accepted", Message: message, StatusURL: answer.Location}
+		return answer, nil
+	}
+	if req.Failure != nil {
+		p := problemOfFailure(req)
+		if replayed {
+			p.with("Idempotency-Replayed", "true")
+		}
+		return nil, p
+	}
+	answer.Status = http.StatusOK
+	answer.Body = SyncAnswer{
 		RequestID:        req.ID,
 		Result:           req.Result,
 		ProcessingTimeMS: engine.Milliseconds(req.ProcessingTime()),
 		Timestamp:        req.WorkedAt,
-	}}, nil
+	}
+	return answer, nil
 }
 
-// preferredWait returns how long the client is willing to wait, from
-// Prefer: wait=N (RFC 7240, section 4.3). What is malformed is ignored, as the
-// RFC asks for.
-func preferredWait(h http.Header) (time.Duration, bool) {
-	for preference := range strings.SplitSeq(strings.Join(h.Values("Prefer"), ","), ",") {
-		name, value, _ := strings.Cut(preference, "=")
-		value, _, _ = strings.Cut(value, ";") // parameters, of which wait has none
-		if !strings.EqualFold(strings.TrimSpace(name), "wait") {
-			continue
+// preference is what a client would like (RFC 7240).
+type preference struct {
+	async bool          // respond-async
+	wait  time.Duration // how long it is willing to wait; 0: it does not say
+}
+
+// preferences reads Prefer. What is malformed is ignored, as the RFC asks for;
+// of one that comes twice the first counts.
+func preferences(h http.Header) (p preference) {
+	for item := range strings.SplitSeq(strings.Join(h.Values("Prefer"), ","), ",") {
+		item, _, _ = strings.Cut(item, ";") // parameters, of which these two have none
+		name, value, _ := strings.Cut(item, "=")
+		switch strings.ToLower(strings.TrimSpace(name)) {
+		case "respond-async":
+			p.async = true
+		case "wait":
+			seconds, err := strconv.Atoi(strings.Trim(strings.TrimSpace(value), `"`))
+			if err == nil && seconds > 0 && seconds <= 3600 && p.wait == 0 {
+				p.wait = time.Duration(seconds) * time.Second
+			}
 		}
-		seconds, err := strconv.Atoi(strings.Trim(strings.TrimSpace(value), `"`))
-		if err == nil && seconds > 0 && seconds <= 3600 {
-			return time.Duration(seconds) * time.Second, true
-		}
 	}
-	return 0, false
+	return p
 }
 
-// acceptance is the answer of POST /async.
-type acceptance struct {
-	Location   string `header:"Location"`
-	RetryAfter string `header:"Retry-After" doc:"Seconds until it is worth asking how the request stands"`
-	Body       AsyncAnswer
-}
-
-// async answers POST /async.
-func (a *API) async(ctx context.Context, in *struct{ exchange }) (*acceptance, error) {
-	sub, err := decodeSubmission(in.r, "async")
-	sub.Owner = caller(ctx).Name
-	if err != nil {
-		return nil, a.refuse(in.r, err)
+// applied is what Preference-Applied says.
+func (p preference) applied() string {
+	var all []string
+	if p.async {
+		all = append(all, "respond-async")
 	}
-	req, err := a.engine.Accept(ctx, sub)
-	if err != nil {
-		return nil, a.refuse(in.r, err)
+	if p.wait > 0 {
+		all = append(all, "wait="+strconv.Itoa(int(p.wait.Seconds())))
 	}
-	note(ctx, req.ID)
-	where := "/requests/" + req.ID
-	message := "on disk; the outcome will be sent to callback_url"
-	if req.Callback.URL == "" {
-		message = "on disk; ask for the outcome at status_url"
-	}
-	return &acceptance{
-		Location:   where,
-		RetryAfter: pollAgain,
-		Body:       AsyncAnswer{RequestID: req.ID, Status: "accepted", Message: message, StatusURL: where},
-	}, nil
+	return strings.Join(all, ", ")
 }
 
 // pollAgain is when a caller who polls should ask again. ?wait serves those

@@ -260,7 +260,7 @@ func TestPreferWaitBoundsTheWork(t *testing.T) {
 			<-ctx.Done()
 			return nil, ctx.Err()
 		}})
-	a := s.do("POST", "/sync", `{"data":{"a":1},"workload":"endless"}`, "Prefer", "respond-async, wait=1")
+	a := s.do("POST", "/sync", `{"data":{"a":1},"workload":"endless"}`, "Prefer", "wait=1")
 	s.wantProblem("a second", a, 504, "timeout")
 	if a.Header.Get("Preference-Applied") != "wait=1" {
 		t.Errorf("Preference-Applied is %q", a.Header.Get("Preference-Applied"))
@@ -269,9 +269,8 @@ func TestPreferWaitBoundsTheWork(t *testing.T) {
 		"wait=5": 5 * time.Second, "Wait = 5": 5 * time.Second, `a, wait="7"; b`: 7 * time.Second, "wait=3600": time.Hour,
 		"": 0, "wait": 0, "wait=": 0, "wait=0": 0, "wait=-1": 0, "wait=x": 0, "wait=3601": 0, "waiting=5": 0, "wait=1.5": 0,
 	} {
-		got, ok := preferredWait(http.Header{"Prefer": {value}})
-		if got != want || ok != (want > 0) {
-			t.Errorf("Prefer: %s is %v, %v, want %v", value, got, ok, want)
+		if got := preferences(http.Header{"Prefer": {value}}); got.wait != want || got.async {
+			t.Errorf("Prefer: %s is %+v, want %v", value, got, want)
 		}
 	}
 }

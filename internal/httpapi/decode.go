@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,7 +13,10 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 	"unicode/utf8"
+
+	"golang.org/x/net/http/httpguts"
 
 	"tandem"
 	"tandem/internal/engine"
@@ -24,12 +28,44 @@ const maxCallbackURL = 2048
 // decodeSubmission reads and checks the body of a POST. It is strict: what it
 // does not understand it refuses, naming the field, rather than guess. data is
 // taken as it was sent, so that its numbers keep their digits.
+//
+// Under an Idempotency-Key the body's bytes are what tells one submission from
+// another.
 func decodeSubmission(r *http.Request, mode tandem.Mode) (engine.Submission, error) {
 	body, err := readBody(r)
 	if err != nil {
 		return engine.Submission{}, err
 	}
-	return parseSubmission(body, mode)
+	sub, err := parseSubmission(body, mode)
+	if err != nil {
+		return sub, err
+	}
+	sub.Owner = caller(r.Context()).Name
+	sub.Idempotency.Key, err = idempotencyKey(r.Header)
+	sub.Idempotency.Fingerprint = sha256.Sum256(append([]byte(r.URL.Path+"\n"), body...))
+	return sub, err
+}
+
+// maxIdempotencyKey is more than any UUID or hash in text takes.
+const maxIdempotencyKey = 255
+
+// idempotencyKey reads the header (draft-ietf-httpapi-idempotency-key-header-07):
+// a string of RFC 8941, or the same without its quotes, as many clients send
+// it. "" if there is none.
+func idempotencyKey(h http.Header) (string, error) {
+	values := h.Values("Idempotency-Key")
+	if len(values) == 0 {
+		return "", nil
+	}
+	key := strings.TrimSpace(values[0])
+	if inner, ok := strings.CutPrefix(key, `"`); ok && len(inner) > 0 && strings.HasSuffix(inner, `"`) {
+		key = strings.TrimSuffix(inner, `"`)
+	}
+	plain := !strings.ContainsFunc(key, func(r rune) bool { return r <= ' ' || r > '~' || r == '"' || r == '\\' })
+	if len(values) > 1 || key == "" || len(key) > maxIdempotencyKey || !plain {
+		return "", tandem.Invalid("Idempotency-Key", "must be one string of 1 to %d printable ASCII characters without spaces, quotes and backslashes, such as a UUID", maxIdempotencyKey)
+	}
+	return key, nil
 }
 
 // readBody reads a JSON body of at most tandem.MaxBody bytes.
@@ -84,23 +120,139 @@ func parseSubmission(body []byte, mode tandem.Mode) (engine.Submission, error) {
 			sawData = true
 			sub.Data, err = parseData(value)
 		case "complexity":
-			sub.Complexity, err = parseComplexity(value)
+			sub.Complexity, err = parseInt(key, value, 1, tandem.MaxComplexity)
 		case "workload":
 			sub.Workload, err = parseString(key, value, 64)
 		case "callback_url":
-			if mode == tandem.Sync {
-				return tandem.Invalid(key, "belongs to POST /async: POST /sync answers with the result itself")
-			}
 			sub.CallbackURL, err = parseString(key, value, maxCallbackURL)
+		case "callback":
+			err = parseCallback(value, &sub)
+		case "not_before":
+			sub.NotBefore, err = parseTime(key, value)
+		case "expires_at":
+			sub.ExpiresAt, err = parseTime(key, value)
 		default:
-			return tandem.Invalid(fieldName(key), "unknown field; known are data, complexity, workload and, for POST /async, callback_url")
+			return tandem.Invalid(fieldName(key), "unknown field; known are data, complexity, workload and, for POST /async, callback_url, callback, not_before and expires_at")
+		}
+		if err == nil && mode == tandem.Sync && slices.Contains(asyncFields, key) {
+			return tandem.Invalid(key, "belongs to POST /async, or to POST /sync with the header Prefer: respond-async: else the answer is the result itself")
 		}
 		return err
 	})
-	if err == nil && !sawData {
+	switch {
+	case err != nil:
+	case !sawData:
 		err = tandem.Invalid("data", "is required: a JSON object with at least one key")
+	case sub.CallbackURL == "" && (sub.CallbackAttempts != 0 || sub.CallbackTimeout != 0 || sub.CallbackHeader != nil):
+		err = tandem.Invalid("callback", "says how to call back, and there is no callback_url to call")
 	}
 	return sub, err
+}
+
+// asyncFields are those that only an async submission has.
+var asyncFields = []string{"callback_url", "callback", "not_before", "expires_at"}
+
+// parseTime reads a time of RFC 3339.
+func parseTime(field string, value []byte) (time.Time, error) {
+	text, err := parseString(field, value, 64)
+	if err != nil {
+		return time.Time{}, err
+	}
+	at, err := time.Parse(time.RFC3339Nano, text)
+	if err != nil || at.Year() < 1970 || at.Year() > 9999 {
+		return time.Time{}, tandem.Invalid(field, "must be a time such as 2030-01-31T12:00:00Z (RFC 3339)")
+	}
+	return at.UTC().Truncate(time.Microsecond), nil
+}
+
+// What a caller may ask of its callback.
+const (
+	maxCallbackAttempts = 20
+	maxCallbackTimeout  = 30 * time.Second
+	maxCallbackHeaders  = 20
+	maxCallbackHeader   = 1024 // bytes of one value
+)
+
+// parseCallback reads how to call back.
+func parseCallback(value []byte, sub *engine.Submission) (err error) {
+	if value[0] != '{' {
+		return tandem.Invalid("callback", "must be an object with max_attempts, timeout or headers")
+	}
+	return members(value, "callback", func(key string, value []byte) error {
+		field := "callback." + fieldName(key)
+		switch key {
+		case "max_attempts":
+			sub.CallbackAttempts, err = parseInt(field, value, 1, maxCallbackAttempts)
+			return err
+		case "timeout":
+			text, err := parseString(field, value, 32)
+			if err != nil {
+				return err
+			}
+			d, err := time.ParseDuration(text)
+			if err != nil || d < time.Second || d > maxCallbackTimeout {
+				return tandem.Invalid(field, "must be a duration from 1s to %v, such as 10s", maxCallbackTimeout)
+			}
+			sub.CallbackTimeout = d
+		case "headers":
+			sub.CallbackHeader, err = parseCallbackHeaders(value)
+			return err
+		default:
+			return tandem.Invalid(field, "unknown field; known are max_attempts, timeout and headers")
+		}
+		return nil
+	})
+}
+
+func parseCallbackHeaders(value []byte) (map[string]string, error) {
+	const field = "callback.headers"
+	if value[0] != '{' {
+		return nil, tandem.Invalid(field, "must be an object of strings")
+	}
+	headers := make(map[string]string)
+	err := members(value, field, func(key string, value []byte) error {
+		name := http.CanonicalHeaderKey(key)
+		where := field + "." + fieldName(key)
+		if !httpguts.ValidHeaderFieldName(key) {
+			return tandem.Invalid(where, "is not the name of a header")
+		}
+		if _, twice := headers[name]; twice {
+			return tandem.Invalid(where, "comes twice")
+		}
+		if reservedHeader(name) {
+			return tandem.Invalid(where, "is set by the service itself, or means something to the connection only")
+		}
+		if value[0] != '"' {
+			return tandem.Invalid(where, "must be a string")
+		}
+		text := unquote(value)
+		if len(text) > maxCallbackHeader || !httpguts.ValidHeaderFieldValue(text) {
+			return tandem.Invalid(where, "must be at most %d bytes without line breaks and control characters", maxCallbackHeader)
+		}
+		if len(headers) == maxCallbackHeaders {
+			return tandem.Invalid(field, "must be at most %d", maxCallbackHeaders)
+		}
+		headers[name] = text
+		return nil
+	})
+	return headers, err
+}
+
+// reservedHeader reports whether a caller may not set a header of its
+// callbacks: those of the message itself, of its signature, and of the
+// connection (RFC 9110, section 7.6.1).
+func reservedHeader(name string) bool {
+	switch name {
+	case "Accept-Encoding", "Connection", "Content-Encoding", "Content-Length", "Content-Type", "Date", "Expect", "Host",
+		"Http2-Settings", "Keep-Alive", "Te", "Trailer", "Transfer-Encoding", "Upgrade", "User-Agent", "Via":
+		return true
+	}
+	for _, prefix := range []string{"Webhook-", "Svix-", "Proxy-", "Sec-", "X-Forwarded-"} {
+		if strings.HasPrefix(name, prefix) {
+			return true
+		}
+	}
+	return name == "Forwarded"
 }
 
 // checkJSON refuses what is not one JSON object in UTF-8.
@@ -159,10 +311,10 @@ func checkTree(value []byte, path string, depth int) error {
 	})
 }
 
-func parseComplexity(value []byte) (int, error) {
+func parseInt(field string, value []byte, low, high int) (int, error) {
 	n, err := strconv.Atoi(string(value))
-	if err != nil || n < 1 || n > tandem.MaxComplexity {
-		return 0, tandem.Invalid("complexity", "must be an integer from 1 to %d", tandem.MaxComplexity)
+	if err != nil || n < low || n > high {
+		return 0, tandem.Invalid(field, "must be an integer from %d to %d", low, high)
 	}
 	return n, nil
 }

@@ -134,9 +134,22 @@ func (o operations) refusal(status string) *huma.Response {
 	}
 }
 
-// accepts marks an operation that answers 202 and owes a callback.
-func (o operations) accepts(op huma.Operation) huma.Operation {
-	op.DefaultStatus = http.StatusAccepted
+// submits describes an operation that takes work: its two good answers, the one
+// to expect first, and the callback that is owed after a 202.
+func (o operations) submits(op huma.Operation, status int) huma.Operation {
+	op.DefaultStatus = status
+	answer := func(status, doc string, t reflect.Type) {
+		op.Responses[status] = &huma.Response{
+			Description: doc,
+			Content:     map[string]*huma.MediaType{"application/json": {Schema: o.schema(t)}},
+		}
+	}
+	answer("202", "Accepted: on disk, and worked whatever happens", reflect.TypeFor[AsyncAnswer]())
+	op.Parameters = append(op.Parameters, optional("Idempotency-Key", "What a repeated request is known by for 24 hours: it gets the answer of the first"))
+	if status == http.StatusOK {
+		answer("200", "The result", reflect.TypeFor[SyncAnswer]())
+		op.Parameters = append(op.Parameters, optional("Prefer", "respond-async: answer as POST /async does; wait=5: within 5 seconds (RFC 7240)"))
+	}
 	op.Callbacks = map[string]map[string]*huma.PathItem{
 		"outcome": {"{$request.body#/callback_url}": {Post: &huma.Operation{
 			OperationID: "callback",
@@ -163,6 +176,7 @@ func (o operations) describeBodies() {
 	paths := o.api.OpenAPI().Paths
 	paths["/sync"].Post.RequestBody = o.body(reflect.TypeFor[SubmitSync]())
 	paths["/async"].Post.RequestBody = o.body(reflect.TypeFor[SubmitAsync]())
+	paths["/callbacks/redeliver"].Post.RequestBody = o.body(reflect.TypeFor[Redelivery]())
 }
 
 func (o operations) body(t reflect.Type) *huma.RequestBody {
@@ -178,6 +192,12 @@ func (o operations) schema(t reflect.Type) *huma.Schema {
 
 func header(name, doc string) *huma.Param {
 	return &huma.Param{Name: name, In: "header", Required: true, Description: doc, Schema: &huma.Schema{Type: huma.TypeString}}
+}
+
+func optional(name, doc string) *huma.Param {
+	p := header(name, doc)
+	p.Required = false
+	return p
 }
 
 func operationID(method, path string) string {

@@ -2,9 +2,15 @@ package httpapi
 
 import (
 	"context"
-	"net/url"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"net/http"
 	"strconv"
+	"strings"
 	"time"
+
+	"github.com/danielgtaylor/huma/v2"
 
 	"tandem"
 	"tandem/internal/engine"
@@ -34,7 +40,7 @@ func (a *API) list(ctx context.Context, in *listInput) (*listOutput, error) {
 	case in.Offset > 0 && in.Cursor != "":
 		return nil, a.refuse(in.r, tandem.Invalid("offset", "cannot be combined with cursor; leave it out"))
 	}
-	page, err := a.engine.Requests(ctx, engine.Query{
+	return a.page(ctx, in.r, "/requests", engine.Query{
 		Caller: caller(ctx),
 		Mode:   tandem.Mode(in.Mode),
 		Status: tandem.Status(in.Status),
@@ -42,22 +48,24 @@ func (a *API) list(ctx context.Context, in *listInput) (*listOutput, error) {
 		Offset: in.Offset,
 		Cursor: in.Cursor,
 	})
+}
+
+// page answers with one page of the history, and where the next one is.
+func (a *API) page(ctx context.Context, r *http.Request, path string, q engine.Query) (*listOutput, error) {
+	page, err := a.engine.Requests(ctx, q)
 	if err != nil {
-		return nil, a.refuse(in.r, err)
+		return nil, a.refuse(r, err)
 	}
 	out := &listOutput{Body: make([]Record, len(page.Requests))}
 	for i := range page.Requests {
 		out.Body[i] = recordOf(&page.Requests[i])
 	}
 	if page.Next != "" {
-		next := url.Values{"limit": {strconv.Itoa(in.Limit)}, "cursor": {page.Next}}
-		if in.Mode != "" {
-			next.Set("mode", in.Mode)
-		}
-		if in.Status != "" {
-			next.Set("status", in.Status)
-		}
-		out.Link = "</requests?" + next.Encode() + `>; rel="next"`
+		next := r.URL.Query() // the same again, and from there on
+		next.Del("offset")
+		next.Set("limit", strconv.Itoa(q.Limit))
+		next.Set("cursor", page.Next)
+		out.Link = "<" + path + "?" + next.Encode() + `>; rel="next"`
 	}
 	return out, nil
 }
@@ -65,10 +73,12 @@ func (a *API) list(ctx context.Context, in *listInput) (*listOutput, error) {
 type showInput struct {
 	exchange
 	ID   string `path:"id"`
+	None string `header:"If-None-Match" doc:"ETags of records that need not be sent again"`
 	Wait string `query:"wait" doc:"How long to wait for the request to be worked, such as 30s; at most 60s" example:"30s"`
 }
 
 type showOutput struct {
+	ETag       string `header:"ETag" doc:"Of the record as it stands; for If-None-Match"`
 	RetryAfter string `header:"Retry-After" doc:"Set while the request is not worked"`
 	Body       Record
 }
@@ -91,10 +101,37 @@ func (a *API) show(ctx context.Context, in *showInput) (*showOutput, error) {
 		return nil, a.refuse(in.r, err)
 	}
 	out := &showOutput{Body: recordOf(&req)}
+	out.ETag, err = etagOf(&out.Body)
+	if err != nil {
+		return nil, a.refuse(in.r, err)
+	}
+	if matches(in.None, out.ETag) {
+		in.w.Header().Set("ETag", out.ETag)
+		return nil, huma.Status304NotModified()
+	}
 	if !req.Status.Worked() {
 		out.RetryAfter = pollAgain
 	}
 	return out, nil
+}
+
+// etagOf is a strong validator of a record (RFC 9110, section 8.8.3).
+func etagOf(record *Record) (string, error) {
+	text, err := json.Marshal(record)
+	sum := sha256.Sum256(text)
+	return `"` + hex.EncodeToString(sum[:12]) + `"`, err
+}
+
+// matches reports whether If-None-Match lists the ETag (RFC 9110, section
+// 13.1.2: compared weakly).
+func matches(ifNoneMatch, etag string) bool {
+	for candidate := range strings.SplitSeq(ifNoneMatch, ",") {
+		candidate = strings.TrimSpace(candidate)
+		if candidate == "*" || strings.TrimPrefix(candidate, "W/") == etag {
+			return true
+		}
+	}
+	return false
 }
 
 // maxWait bounds ?wait, as proxies bound an idle connection.

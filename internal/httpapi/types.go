@@ -18,7 +18,17 @@ type SubmitSync struct {
 // SubmitAsync is the body of POST /async.
 type SubmitAsync struct {
 	SubmitSync
-	CallbackURL string `json:"callback_url,omitempty" format:"uri" maxLength:"2048" doc:"Where to send the outcome. Without it, poll GET /requests/{id}."`
+	CallbackURL string           `json:"callback_url,omitempty" format:"uri" maxLength:"2048" doc:"Where to send the outcome. Without it, poll GET /requests/{id}."`
+	Callback    *CallbackOptions `json:"callback,omitempty" doc:"How to call back, if not as the service does by itself"`
+	NotBefore   *time.Time       `json:"not_before,omitempty" doc:"The work begins no earlier; at most 366 days ahead"`
+	ExpiresAt   *time.Time       `json:"expires_at,omitempty" doc:"Work that has not begun by then fails as expired"`
+}
+
+// CallbackOptions is what a caller may ask of its callback.
+type CallbackOptions struct {
+	MaxAttempts int               `json:"max_attempts,omitempty" minimum:"1" maximum:"20"`
+	Timeout     string            `json:"timeout,omitempty" example:"10s" doc:"Of one attempt: 1s to 30s"`
+	Headers     map[string]string `json:"headers,omitempty" doc:"Further headers of each attempt, at most 20. Not those of the connection, the message or the signature."`
 }
 
 // SyncAnswer is the answer of POST /sync.
@@ -49,6 +59,8 @@ type Record struct {
 	ProcessingTimeMS *float64        `json:"processing_time_ms" doc:"null until the work has ended"`
 	QueueTimeMS      *float64        `json:"queue_time_ms" doc:"null until the work has begun"`
 	Callback         CallbackRecord  `json:"callback"`
+	NotBefore        *time.Time      `json:"not_before" doc:"null: at once"`
+	ExpiresAt        *time.Time      `json:"expires_at" doc:"null: never"`
 	CreatedAt        time.Time       `json:"created_at"`
 	StartedAt        *time.Time      `json:"started_at"`
 	CompletedAt      *time.Time      `json:"completed_at" doc:"When the work ended, well or not"`
@@ -98,6 +110,8 @@ func recordOf(req *tandem.Request) Record {
 			LastError:     known(cb.LastError),
 			NextAttemptAt: known(cb.NextAt),
 		},
+		NotBefore:   known(req.NotBefore),
+		ExpiresAt:   known(req.ExpiresAt),
 		CreatedAt:   req.CreatedAt,
 		StartedAt:   known(req.StartedAt),
 		CompletedAt: known(req.WorkedAt),

@@ -34,3 +34,17 @@ CREATE TABLE idempotency_keys (
     PRIMARY KEY (owner, key)
 ) WITHOUT ROWID;
 CREATE INDEX idempotency_keys_by_age ON idempotency_keys (created_at);
+
+-- A caller waits for the outcome: until that ends, nothing is promised.
+ALTER TABLE requests ADD COLUMN waited INTEGER NOT NULL DEFAULT 0;
+-- When a callback was last asked for again.
+ALTER TABLE requests ADD COLUMN redelivered_at INTEGER;
+
+-- What may not begin yet, the next to begin first, and what will expire.
+CREATE INDEX requests_delayed ON requests (lane, not_before, seq)
+    WHERE status = 'pending' AND not_before IS NOT NULL;
+CREATE INDEX requests_expiring ON requests (expires_at)
+    WHERE status = 'pending' AND expires_at IS NOT NULL;
+
+-- The callbacks that were given up.
+CREATE INDEX requests_given_up ON requests (seq) WHERE callback_state = 'failed';

@@ -1,0 +1,135 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"tandem"
+)
+
+// Why the work of a request was stopped.
+var (
+	errCancelled  = errors.New("the request was cancelled")
+	errCallerLeft = errors.New("the caller left")
+)
+
+func cancelled() *tandem.Failure {
+	return &tandem.Failure{Code: tandem.FailureCancelled, Message: "cancelled"}
+}
+
+// Cancel ends a request of the caller that is not worked yet: one that waits
+// fails at once, one that runs is stopped. The request it returns is worked. It
+// returns CodeConflict if it was worked already, and CodeNotFound.
+func (e *Engine) Cancel(ctx context.Context, who tandem.Caller, id string) (tandem.Request, error) {
+	req, err := e.request(ctx, who, id)
+	if err != nil {
+		return req, err
+	}
+	return e.cancel(ctx, &req, errCancelled)
+}
+
+// stopPatience is how long the work may take to come to its end once it was
+// told to stop, and the end to be committed.
+const stopPatience = 10 * time.Second
+
+func (e *Engine) cancel(ctx context.Context, req *tandem.Request, cause error) (tandem.Request, error) {
+	worked, stop := e.backend.Watch(req.ID)
+	defer stop()
+	patience := time.NewTimer(stopPatience)
+	defer patience.Stop()
+	for {
+		found, err := e.backend.Request(ctx, req.ID)
+		if err != nil {
+			return found, err
+		}
+		switch found.Status {
+		case tandem.Pending:
+			fail := cancelled()
+			if !errors.Is(cause, errCancelled) {
+				_, fail = judge(outcome{err: cause, cause: cause})
+			}
+			finish(&found, nil, fail, e.now())
+			err := e.backend.Fail(ctx, &found)
+			if tandem.CodeOf(err) == tandem.CodeConflict {
+				continue // it has just been started
+			}
+			return found, err
+		case tandem.Processing:
+			e.running.cancel(found.ID, cause)
+		default:
+			return found, errFinal
+		}
+		select {
+		case <-worked:
+			found, err := e.backend.Request(ctx, req.ID)
+			if err == nil && (found.Failure == nil || found.Failure.Code != tandem.FailureCancelled) {
+				err = errFinal // it came to its own end first
+			}
+			return found, err
+		case <-time.After(20 * time.Millisecond): // it may not have been running yet when it was told
+		case <-patience.C:
+			return found, &tandem.Error{Code: tandem.CodeConflict, Message: "the work was told to stop and has not ended yet; look again", RetryAfter: time.Second}
+		case <-ctx.Done():
+			return found, ctx.Err()
+		}
+	}
+}
+
+var errFinal = &tandem.Error{Code: tandem.CodeConflict, Message: "the request is worked: there is nothing left to cancel"}
+
+// Expire gives a pending request the outcome of one whose time is over.
+func Expire(req *tandem.Request, now time.Time) {
+	finish(req, nil, &tandem.Failure{Code: tandem.FailureExpired, Message: "it had not begun when expires_at was reached"}, now)
+}
+
+// Redeliver owes the callback of a request of the caller once more, with as many
+// attempts as it had at first, under the same webhook-id. It returns
+// CodeConflict if it has no callback or that is still being delivered.
+func (e *Engine) Redeliver(ctx context.Context, who tandem.Caller, id string) (tandem.Request, error) {
+	req, err := e.request(ctx, who, id)
+	if err != nil {
+		return req, err
+	}
+	switch cb := &req.Callback; {
+	case cb.URL == "":
+		return req, &tandem.Error{Code: tandem.CodeConflict, Message: "the request has no callback"}
+	case cb.State == tandem.CallbackPending || !req.Status.Worked():
+		return req, &tandem.Error{Code: tandem.CodeConflict, Message: "the callback is still being delivered"}
+	case cb.State == tandem.CallbackNone:
+		return req, &tandem.Error{Code: tandem.CodeConflict, Message: "the caller had the outcome as an answer: no callback was owed"}
+	}
+	return req, e.redeliver(ctx, &req)
+}
+
+func (e *Engine) redeliver(ctx context.Context, req *tandem.Request) error {
+	cb := &req.Callback
+	cb.Since = e.now()
+	cb.NextAt = cb.Since
+	cb.MaxAttempts = cb.Attempts + e.opts.Policy.Attempts
+	return e.backend.Redeliver(ctx, req)
+}
+
+// RedeliverMany owes the callbacks again that q selects, at most q.Limit of
+// them, the newest first. dryRun only looks. It returns the requests, and
+// whether there are more.
+func (e *Engine) RedeliverMany(ctx context.Context, q Query, dryRun bool) (found []tandem.Request, more bool, err error) {
+	page, err := e.backend.Requests(ctx, q)
+	if err != nil {
+		return nil, false, err
+	}
+	for i := range page.Requests {
+		req := &page.Requests[i]
+		if !dryRun {
+			err := e.redeliver(ctx, req)
+			if tandem.CodeOf(err) == tandem.CodeConflict {
+				continue // somebody else has done it
+			}
+			if err != nil {
+				return found, false, err
+			}
+		}
+		found = append(found, *req)
+	}
+	return found, page.Next != "", nil
+}
