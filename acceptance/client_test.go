@@ -43,6 +43,8 @@ type record struct {
 		LastError     *string    `json:"last_error"`
 		NextAttemptAt *time.Time `json:"next_attempt_at"`
 	} `json:"callback"`
+	NotBefore      *time.Time `json:"not_before"`
+	ExpiresAt      *time.Time `json:"expires_at"`
 	CreatedAt      time.Time  `json:"created_at"`
 	StartedAt      *time.Time `json:"started_at"`
 	CompletedAt    *time.Time `json:"completed_at"`

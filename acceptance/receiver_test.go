@@ -124,6 +124,15 @@ type gate struct {
 
 func newGate() *gate { return &gate{opened: make(chan struct{})} }
 
+func (g *gate) isOpen() bool {
+	select {
+	case <-g.opened:
+		return true
+	default:
+		return false
+	}
+}
+
 func (g *gate) open() { g.once.Do(func() { close(g.opened) }) }
 
 // pass returns once the gate is open or the client has left.

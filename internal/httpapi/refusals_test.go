@@ -36,10 +36,11 @@ func TestWhatNoRouteTakesIsAProblem(t *testing.T) {
 	}
 
 	methods := []string{"GET", "POST", "PUT", "PATCH", "DELETE", "TRACE", "PROPFIND", "get"}
-	allow := map[string]string{"GET": "GET, HEAD, OPTIONS", "POST": "POST, OPTIONS"}
+	allow := map[string]string{"GET": "GET, HEAD, OPTIONS", "POST": "POST, OPTIONS", "GET DELETE": "DELETE, GET, HEAD, OPTIONS"}
 	for path, takes := range map[string][]string{
 		"/sync": {"POST"}, "/async": {"POST"}, "/test-callback": {"POST"},
-		"/requests": {"GET"}, "/requests/" + id: {"GET"}, "/requests/" + id + "/attempts": {"GET"},
+		"/requests": {"GET"}, "/requests/" + id: {"GET", "DELETE"}, "/requests/" + id + "/attempts": {"GET"},
+		"/requests/" + id + "/redeliver": {"POST"}, "/callbacks": {"GET"}, "/callbacks/redeliver": {"POST"},
 		"/stats": {"GET"}, "/healthz": {"GET"}, "/readyz": {"GET"}, "/metrics": {"GET"},
 		"/openapi.json": {"GET"}, "/redoc": {"GET"}, "/redoc/redoc.standalone.js": {"GET"}, "/docs": {"GET"}, "/docs/": {"GET"},
 	} {
@@ -51,14 +52,14 @@ func TestWhatNoRouteTakesIsAProblem(t *testing.T) {
 			a := s.do(method, path, "")
 			s.wantProblem(name, a, 405, "method_not_allowed")
 			checked++
-			if got, want := a.Header.Get("Allow"), allow[takes[0]]; got != want {
+			if got, want := a.Header.Get("Allow"), allow[strings.Join(takes, " ")]; got != want {
 				t.Errorf("%s: Allow is %q, want %q", name, got, want)
 			}
 		}
 		if head := s.do("HEAD", path, ""); takes[0] == "POST" && (head.StatusCode != 405 || head.Header.Get("Allow") != allow["POST"] || len(head.body) != 0) {
 			t.Errorf("HEAD %s: %s %v with %d bytes", path, head.Status, head.Header, len(head.body))
 		}
-		if a := s.do("OPTIONS", path, ""); a.StatusCode != http.StatusNoContent || a.Header.Get("Allow") != allow[takes[0]] {
+		if a := s.do("OPTIONS", path, ""); a.StatusCode != http.StatusNoContent || a.Header.Get("Allow") != allow[strings.Join(takes, " ")] {
 			t.Errorf("OPTIONS %s: %s, Allow %q", path, a.Status, a.Header.Get("Allow"))
 		}
 	}
