@@ -180,6 +180,7 @@ func TestFlagsCanBeGivenByTheEnvironment(t *testing.T) {
 		"TANDEM_ADDR=127.0.0.1:0",
 		"TANDEM_ADDRESS_FILE=" + addressFile,
 		"TANDEM_MODE=production",
+		"TANDEM_INSECURE_NO_AUTH=true",
 		"TANDEM_DATABASE=" + filepath.Join(dir, "named.db"),
 		"TANDEM_RATE_LIMIT=7/30s",
 		"TANDEM_UPSTREAM=held=" + u.url + ",timeout=5s",
