@@ -10,6 +10,7 @@ import (
 
 	"tandem/internal/callback"
 	"tandem/internal/embedded"
+	"tandem/internal/httpapi"
 	"tandem/internal/limit"
 	"tandem/webhook"
 	"tandem/work"
@@ -32,6 +33,9 @@ type Rate = limit.Rate
 // ParseRate reads a rate such as "50/60s".
 func ParseRate(s string) (Rate, error) { return limit.ParseRate(s) }
 
+// CheckOrigin returns an error for what cannot be one of Options.CORSOrigins.
+func CheckOrigin(origin string) error { return httpapi.CheckOrigin(origin) }
+
 // Memory as a Database keeps nothing beyond the process.
 const Memory = embedded.Memory
 
@@ -44,9 +48,13 @@ func ReadSecret(ctx context.Context, database string) (webhook.Secret, error) {
 // Options say how a Server works. The zero value of each means its default,
 // which may depend on Mode.
 type Options struct {
-	Addr     string // host:port to listen on; port 0 picks one. 127.0.0.1:8000
-	Mode     Mode   // Demo
-	Database string // path of the SQLite file, or ":memory:"; requests.db in production, in memory in demo mode
+	Addr string // host:port to listen on; port 0 picks one. 127.0.0.1:8000
+	// AdminAddr is where the metrics, the docs and the profiles are served, to
+	// whoever can reach it; port 0 picks one. Without it the first two are
+	// served at Addr, and there are no profiles.
+	AdminAddr string
+	Mode      Mode   // Demo
+	Database  string // path of the SQLite file, or ":memory:"; requests.db in production, in memory in demo mode
 
 	Workers          int           // slots for CPU-bound work; GOMAXPROCS
 	IOConcurrency    int           // slots for waiting work; 512
@@ -78,6 +86,10 @@ type Options struct {
 	// reach the service may use it, and see everybody's requests.
 	RequireKeys    bool
 	InsecureNoAuth bool
+
+	TLSCert, TLSKey string   // files in PEM; read anew when they change. Without them: plain HTTP
+	CORSOrigins     []string // whose pages may use the service, such as https://app.example
+	MaxConnections  int      // open at once; 10,000
 
 	TrustedProxies []netip.Prefix // whose X-Forwarded-For tells who a caller without a key is
 
@@ -114,6 +126,15 @@ func (o Options) withDefaults() (Options, error) {
 		faults = append(faults, errors.New("options RequireKeys and InsecureNoAuth contradict each other"))
 	}
 	setDefault(&o.Addr, "127.0.0.1:8000")
+	setDefault(&o.MaxConnections, 10_000)
+	if (o.TLSCert == "") != (o.TLSKey == "") {
+		faults = append(faults, errors.New("options TLSCert and TLSKey belong together"))
+	}
+	for _, origin := range o.CORSOrigins {
+		if err := httpapi.CheckOrigin(origin); err != nil {
+			faults = append(faults, fmt.Errorf("option CORSOrigins %w", err))
+		}
+	}
 	setDefault(&o.DrainTimeout, 30*time.Second)
 	setDefault(&o.Rounds, work.DefaultRounds)
 	setDefault(&o.CallbackAttempts, policy.Attempts)
@@ -133,6 +154,7 @@ func (o Options) withDefaults() (Options, error) {
 		{"IOConcurrency", o.IOConcurrency},
 		{"MaxPending", o.MaxPending},
 		{"CallbackPerHost", o.CallbackPerHost},
+		{"MaxConnections", o.MaxConnections},
 	} {
 		if n.value < 0 {
 			faults = append(faults, fmt.Errorf("option %s must not be negative, is %d", n.name, n.value))

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+	"golang.org/x/net/netutil"
 
 	"tandem/internal/access"
 	"tandem/internal/callback"
@@ -31,6 +33,8 @@ type Server struct {
 	keys     *access.Keyring
 	http     *http.Server
 	listener net.Listener
+	admin    *http.Server // nil: there is none
+	adminAt  net.Listener
 
 	served   chan error // what Serve returned
 	worked   chan error // what the engine's Run returned
@@ -119,26 +123,48 @@ func New(ctx context.Context, opts Options) (_ *Server, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s.http = &http.Server{
-		Handler: httpapi.New(s.engine, httpapi.Options{
-			Demo:           opts.Mode == Demo,
-			Keys:           admitted,
-			Rate:           opts.Rate,
-			TrustedProxies: opts.TrustedProxies,
-			Version:        opts.Version,
-			Notices:        opts.notices(),
-			Secrets:        secrets,
-			Logger:         s.log.With("component", "http"),
-			Registry:       metrics,
-		}),
+	api, err := httpapi.New(s.engine, httpapi.Options{
+		Demo:           opts.Mode == Demo,
+		Keys:           admitted,
+		Rate:           opts.Rate,
+		TrustedProxies: opts.TrustedProxies,
+		CORSOrigins:    opts.CORSOrigins,
+		SeparateAdmin:  opts.AdminAddr != "",
+		Version:        opts.Version,
+		Notices:        opts.notices(),
+		Secrets:        secrets,
+		Logger:         s.log.With("component", "http"),
+		Registry:       metrics,
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.http = s.serverOf(api)
+	s.http.WriteTimeout = 30 * time.Second // routes that answer late extend it
+	if opts.TLSCert != "" {
+		cert, err := loadCertificate(opts.TLSCert, opts.TLSKey, s.log)
+		if err != nil {
+			return nil, fmt.Errorf("TLS certificate: %w", err)
+		}
+		s.http.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: cert.get}
+		s.http.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: 100, MaxReadFrameSize: 64 << 10, PingTimeout: 15 * time.Second, SendPingTimeout: time.Minute}
+	}
+	if opts.AdminAddr != "" {
+		s.admin = s.serverOf(api.Admin()) // a profile takes as long as it is asked to
+	}
+	return s, nil
+}
+
+// serverOf has the limits of both servers.
+func (s *Server) serverOf(h http.Handler) *http.Server {
+	return &http.Server{
+		Handler:           h,
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       30 * time.Second,
-		WriteTimeout:      30 * time.Second, // routes that answer late extend it
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          slog.NewLogLogger(s.log.With("component", "http").Handler(), slog.LevelDebug),
 	}
-	return s, nil
 }
 
 // watchKeys fills the keyring, and keeps it up to date until the server is
@@ -185,14 +211,28 @@ func (o *Options) workloads() (*work.Registry, error) {
 func (s *Server) Start(ctx context.Context) error {
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.opts.Addr)
 	if err != nil {
-		return fmt.Errorf("listen on %s: %w; choose another address with Addr", s.opts.Addr, err)
+		return fmt.Errorf("listen on %s: %w; choose another address with Addr (--addr)", s.opts.Addr, err)
 	}
-	s.listener = listener
+	if s.admin != nil {
+		if s.adminAt, err = (&net.ListenConfig{}).Listen(ctx, "tcp", s.opts.AdminAddr); err != nil {
+			return errors.Join(fmt.Errorf("listen on %s: %w; choose another address with AdminAddr (--admin-addr)", s.opts.AdminAddr, err), listener.Close())
+		}
+		s.onClose(s.admin.Close)
+		go s.admin.Serve(s.adminAt) // returns when it is closed
+		s.log.Info("listening for operators", "addr", s.AdminAddr())
+	}
+	s.listener = netutil.LimitListener(listener, s.opts.MaxConnections)
 	s.served, s.worked = make(chan error, 1), make(chan error, 1)
 	runCtx, stopWork := context.WithCancel(context.WithoutCancel(ctx))
 	s.stopWork = stopWork
 	go func() { s.worked <- s.engine.Run(runCtx) }()
-	go func() { s.served <- s.http.Serve(listener) }()
+	go func() {
+		if s.http.TLSConfig != nil {
+			s.served <- s.http.ServeTLS(s.listener, "", "")
+			return
+		}
+		s.served <- s.http.Serve(s.listener)
+	}()
 
 	for _, notice := range s.opts.notices() {
 		s.log.Warn(notice)
@@ -206,6 +246,15 @@ func (s *Server) Start(ctx context.Context) error {
 
 // Addr is the address the service listens on, once it has started.
 func (s *Server) Addr() string { return s.listener.Addr().String() }
+
+// AdminAddr is the address for operators, once the service has started; empty
+// if there is none.
+func (s *Server) AdminAddr() string {
+	if s.adminAt == nil {
+		return ""
+	}
+	return s.adminAt.Addr().String()
+}
 
 // Stop drains the service: from now on it refuses new requests, and /readyz
 // says so; what runs may finish until ctx ends; the rest is left on disk for

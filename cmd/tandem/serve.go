@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -20,9 +21,10 @@ import (
 )
 
 type serveCmd struct {
-	Addr     string `default:"127.0.0.1:8000" help:"Address to listen on; port 0 picks one."`
-	Mode     string `help:"demo or production. Without it ENVIRONMENT decides, else demo."`
-	Database string `help:"Path of the SQLite file, or :memory:. Default: requests.db in production, in memory in demo mode."`
+	Addr      string `default:"127.0.0.1:8000" help:"Address to listen on; port 0 picks one."`
+	AdminAddr string `placeholder:"HOST:PORT" help:"Address for operators: /metrics, the docs and /debug/pprof, to whoever can reach it. Without it the first two are at --addr."`
+	Mode      string `help:"demo or production. Without it ENVIRONMENT decides, else demo."`
+	Database  string `help:"Path of the SQLite file, or :memory:. Default: requests.db in production, in memory in demo mode."`
 
 	Workers          int           `help:"Slots for CPU-bound work. Default: one a core."`
 	IOConcurrency    int           `name:"io-concurrency" default:"512" help:"Slots for waiting work."`
@@ -46,6 +48,10 @@ type serveCmd struct {
 
 	RequireKeys    bool           `help:"Let nobody in without an API key (tandem keys create). Always so in production mode."`
 	InsecureNoAuth bool           `help:"Let anyone in, in production mode too. Insecure: whoever can reach the service sees and uses everything."`
+	TLSCert        string         `name:"tls-cert" placeholder:"FILE" help:"Certificate chain in PEM: serve HTTPS. Read anew when it changes."`
+	TLSKey         string         `name:"tls-key" placeholder:"FILE" help:"Its key."`
+	CORSOrigin     []string       `name:"cors-origin" placeholder:"ORIGIN" help:"Origin whose pages may use the service, such as https://app.example. Repeatable."`
+	MaxConnections int            `default:"10000" help:"Connections that may be open at once."`
 	TrustedProxy   []netip.Prefix `placeholder:"CIDR" help:"Proxies whose X-Forwarded-For tells where a caller without a key comes from."`
 
 	RateLimit string `placeholder:"N/WINDOW" help:"POST requests per client, such as 50/60s; or none. Default: 50/60s in production, none in demo mode."`
@@ -107,6 +113,11 @@ func (c *serveCmd) options() (server.Options, error) {
 		RequireKeys:               c.RequireKeys,
 		InsecureNoAuth:            c.InsecureNoAuth,
 		TrustedProxies:            c.TrustedProxy,
+		AdminAddr:                 c.AdminAddr,
+		TLSCert:                   c.TLSCert,
+		TLSKey:                    c.TLSKey,
+		CORSOrigins:               c.CORSOrigin,
+		MaxConnections:            c.MaxConnections,
 		Version:                   version(),
 		Logger:                    logger(c.LogLevel),
 	}
@@ -124,6 +135,19 @@ func (c *serveCmd) options() (server.Options, error) {
 	}
 	if (c.RequireKeys || opts.Mode == server.Production && !c.InsecureNoAuth) && c.Database == server.Memory {
 		fault("--database", errors.New("a service in memory can have no API keys; give it a file, or let anyone in with --insecure-no-auth"))
+	}
+	switch {
+	case c.TLSCert != "" && c.TLSKey == "":
+		fault("--tls-key", errors.New("must be given with --tls-cert"))
+	case c.TLSKey != "" && c.TLSCert == "":
+		fault("--tls-cert", errors.New("must be given with --tls-key"))
+	case c.TLSCert != "":
+		if _, err := tls.LoadX509KeyPair(c.TLSCert, c.TLSKey); err != nil {
+			fault("--tls-cert", err)
+		}
+	}
+	for _, origin := range c.CORSOrigin {
+		fault("--cors-origin", server.CheckOrigin(origin))
 	}
 	switch c.RateLimit {
 	case "":
@@ -153,6 +177,7 @@ func (c *serveCmd) options() (server.Options, error) {
 		{"--rounds", c.Rounds, 1, 1_000_000_000},
 		{"--callback-per-host", c.CallbackPerHost, 1, 10_000},
 		{"--callback-attempts", c.CallbackAttempts, 0, 20},
+		{"--max-connections", c.MaxConnections, 1, 1_000_000},
 	} {
 		if n.value < n.low || n.value > n.high {
 			fault(n.flag, fmt.Errorf("must be from %d to %d, is %d", n.low, n.high, n.value))

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"net/http/pprof"
 	"net/netip"
 	"sort"
 	"strconv"
@@ -33,6 +34,11 @@ type Options struct {
 	Rate           limit.Rate      // of POST requests per caller who has none of their own; none
 	TrustedProxies []netip.Prefix  // whose X-Forwarded-For is believed
 
+	// CORSOrigins are those whose pages may use the service; see CheckOrigin.
+	CORSOrigins []string
+	// SeparateAdmin moves the metrics and the docs to Admin.
+	SeparateAdmin bool
+
 	// Notices are shown at /healthz: what an operator chose that makes the
 	// service less safe or less durable than it could be.
 	Notices []string
@@ -50,21 +56,37 @@ type API struct {
 	rates   rates
 	guesses *limit.Limiter // of wrong keys, by address
 	metrics *httpMetrics
+
+	main, admin http.Handler
 }
 
-// New returns the handler of the whole API.
-func New(e *engine.Engine, opts Options) http.Handler {
+// ServeHTTP answers everybody.
+func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) { a.main.ServeHTTP(w, r) }
+
+// Admin answers operators, whom it does not ask for a key: it must be served
+// where nobody else can reach it. Besides what tells how the service is doing
+// it has the profiles of net/http/pprof.
+func (a *API) Admin() http.Handler { return a.admin }
+
+// New returns the handler of the whole API, or what is wrong with the options.
+func New(e *engine.Engine, opts Options) (*API, error) {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
 	a := &API{engine: e, opts: opts, log: opts.Logger, guesses: limit.New(wrongKeys), metrics: newHTTPMetrics(opts.Registry)}
-	mux := http.NewServeMux()
-	a.routes(mux)
-	return a.observed(a.recovered(mux))
+	mux, admin := http.NewServeMux(), http.NewServeMux()
+	a.routes(mux, admin)
+	main, err := a.forBrowsers(a.recovered(a.entering(mux)))
+	if err != nil {
+		return nil, err
+	}
+	forOperators, err := a.forBrowsers(a.recovered(admin))
+	a.main, a.admin = a.observed(main), a.observed(forOperators)
+	return a, err
 }
 
 // routes registers every route, in the order of docs/API_ENDPOINTS.md.
-func (a *API) routes(mux *http.ServeMux) {
+func (a *API) routes(mux, admin *http.ServeMux) {
 	api := humago.New(mux, huma.Config{
 		OpenAPI: &huma.OpenAPI{
 			OpenAPI: "3.1.0",
@@ -94,25 +116,49 @@ func (a *API) routes(mux *http.ServeMux) {
 	huma.Register(api, op.describe("GET", "/stats", "What the service has done and is doing", "503"), a.stats)
 	huma.Register(api, op.describe("GET", "/healthz", "Alive", "500"), a.healthz)
 	huma.Register(api, op.describe("GET", "/readyz", "Able to accept requests", "503"), a.readyz)
-	mux.Handle("GET /metrics", promhttp.HandlerFor(a.opts.Registry, promhttp.HandlerOpts{}))
+	a.operatorRoutes(admin, mux)
+	watched := mux // where the metrics and the docs are
+	if a.opts.SeparateAdmin {
+		watched = admin
+	}
+	watched.Handle("GET /metrics", promhttp.HandlerFor(a.opts.Registry, promhttp.HandlerOpts{}))
 	if a.opts.Demo {
 		mux.HandleFunc("POST /test-callback", a.testCallback)
 	}
 	op.describeBodies()
 	op.describePlainRoutes(a.opts.Demo)
-	a.docs(mux, api.OpenAPI())
+	a.docs(watched, api.OpenAPI())
 
 	a.refuseTheRest(mux, api.OpenAPI())
+	admin.HandleFunc("/", nothingHere)
+}
+
+// operatorRoutes registers what only operators get, and what they get as well
+// as everybody.
+func (a *API) operatorRoutes(admin, everybody *http.ServeMux) {
+	admin.Handle("GET /healthz", everybody)
+	admin.Handle("GET /readyz", everybody)
+	admin.HandleFunc("GET /debug/pprof/", pprof.Index)
+	admin.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
+	admin.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	admin.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
+	admin.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 }
 
 // refuseTheRest answers what no route takes: 405 for a known path, OPTIONS
 // with what it allows, and 404 for everything else.
 func (a *API) refuseTheRest(mux *http.ServeMux, doc *huma.OpenAPI) {
-	allowed := map[string]string{
-		"/openapi.json": "GET, HEAD", "/docs": "GET, HEAD", "/docs/": "GET, HEAD",
-		"/redoc": "GET, HEAD", "/redoc/redoc.standalone.js": "GET, HEAD",
+	allowed := map[string]string{}
+	if !a.opts.SeparateAdmin {
+		allowed = map[string]string{
+			"/openapi.json": "GET, HEAD", "/docs": "GET, HEAD", "/docs/": "GET, HEAD",
+			"/redoc": "GET, HEAD", "/redoc/redoc.standalone.js": "GET, HEAD",
+		}
 	}
 	for path, item := range doc.Paths {
+		if path == "/metrics" && a.opts.SeparateAdmin {
+			continue
+		}
 		var methods []string
 		if item.Get != nil {
 			methods = append(methods, "GET", "HEAD")
@@ -136,9 +182,11 @@ func (a *API) refuseTheRest(mux *http.ServeMux, doc *huma.OpenAPI) {
 			newProblem(http.StatusMethodNotAllowed, "method_not_allowed", "", "this path takes "+methods).write(w)
 		})
 	}
-	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		newProblem(http.StatusNotFound, "not_found", "", "there is nothing here; GET /docs lists what there is").write(w)
-	})
+	mux.HandleFunc("/", nothingHere)
+}
+
+func nothingHere(w http.ResponseWriter, _ *http.Request) {
+	newProblem(http.StatusNotFound, "not_found", "", "there is nothing here; GET /docs lists what there is").write(w)
 }
 
 // exchange gives a huma handler the plain request and response. huma fills it
@@ -188,7 +236,7 @@ type submitted struct {
 // sync answers POST /sync. With Prefer: respond-async it promises the outcome
 // as POST /async does, at once or after the time in wait (RFC 7240).
 func (a *API) sync(ctx context.Context, in *struct{ exchange }) (*submitted, error) {
-	in.w.Header().Set("Vary", "Prefer")
+	in.w.Header().Add("Vary", "Prefer")
 	prefer := preferences(in.r.Header)
 	mode := tandem.Sync
 	if prefer.async {

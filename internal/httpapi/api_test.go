@@ -64,7 +64,7 @@ func newService(t *testing.T, opts Options, engineOpts engine.Options, kinds ...
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- e.Run(ctx) }()
-	server := httptest.NewServer(New(e, opts))
+	server := httptest.NewServer(mustNew(t, e, opts))
 	t.Cleanup(func() {
 		server.Close()
 		cancel()
@@ -333,7 +333,7 @@ func TestWaitAtItsEdges(t *testing.T) {
 // Waiting outlasts what the server gives other answers to be written.
 func TestWaitOutlastsTheWriteTimeout(t *testing.T) {
 	s := newService(t, Options{}, engine.Options{})
-	short := httptest.NewUnstartedServer(New(s.engine, Options{Registry: prometheus.NewRegistry()}))
+	short := httptest.NewUnstartedServer(mustNew(t, s.engine, Options{Registry: prometheus.NewRegistry()}))
 	short.Config.ReadTimeout, short.Config.WriteTimeout = 20*time.Millisecond, 20*time.Millisecond
 	short.Start()
 	defer short.Close()
@@ -347,4 +347,13 @@ func TestWaitOutlastsTheWriteTimeout(t *testing.T) {
 	if a := s.do("GET", where+"?wait=20s", "", once...); !bytes.Contains(a.body, []byte(`"status":"completed"`)) {
 		t.Errorf("GET ?wait: %s %s", a.Status, a.body)
 	}
+}
+
+func mustNew(t *testing.T, e *engine.Engine, opts Options) http.Handler {
+	t.Helper()
+	api, err := New(e, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return api
 }

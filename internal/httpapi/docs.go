@@ -1,10 +1,14 @@
 package httpapi
 
 import (
+	"bytes"
+	"crypto/sha256"
 	"embed"
+	"encoding/base64"
 	"encoding/json"
 	"net/http"
 	"reflect"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -33,6 +37,10 @@ func (a *API) docs(mux *http.ServeMux, doc *huma.OpenAPI) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", contentType)
 			w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+			w.Header().Set("Cache-Control", "no-cache")
+			if strings.HasPrefix(contentType, "text/html") {
+				w.Header().Set("Content-Security-Policy", pagePolicy(body))
+			}
 			_, _ = w.Write(body) // the client's loss if it is gone
 		})
 	}
@@ -48,12 +56,51 @@ func (a *API) docs(mux *http.ServeMux, doc *huma.OpenAPI) {
 	serve("GET /redoc/redoc.standalone.js", "text/javascript; charset=utf-8", asset("redoc.standalone.js"))
 	mux.Handle("GET /docs", http.RedirectHandler("/docs/", http.StatusFound))
 	swagger := v5emb.New("Tandem API", "/openapi.json", "/docs/")
+	policy := pagePolicy(pageOf(swagger))
 	mux.HandleFunc("GET /docs/", func(w http.ResponseWriter, r *http.Request) {
 		whole := *r // without ranges, and conditions that may fail
 		whole.Header = http.Header{"Accept-Encoding": r.Header["Accept-Encoding"], "If-None-Match": r.Header["If-None-Match"]}
+		w.Header().Set("Content-Security-Policy", policy)
+		w.Header().Set("Cache-Control", "no-cache")
 		swagger.ServeHTTP(&withProblems{ResponseWriter: w}, &whole)
 	})
 }
+
+// inlineScript is a script within a page.
+var inlineScript = regexp.MustCompile(`(?s)<script>(.*?)</script>`)
+
+// pagePolicy lets a page of the docs load what is on this server, and run its
+// own scripts: those that are in the page by their hashes. Both libraries write
+// styles into the page, and Redoc searches in a worker of its own making.
+func pagePolicy(page []byte) string {
+	scripts := "'self'"
+	for _, script := range inlineScript.FindAllSubmatch(page, -1) {
+		sum := sha256.Sum256(script[1])
+		scripts += " 'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'"
+	}
+	return "default-src 'none'; script-src " + scripts + "; style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self' data:; " +
+		"connect-src 'self'; worker-src blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+}
+
+// pageOf is what a handler answers GET /docs/ with.
+func pageOf(h http.Handler) []byte {
+	r, err := http.NewRequest(http.MethodGet, "/docs/", nil)
+	if err != nil {
+		panic(err) // unreachable: it is above
+	}
+	page := &recorded{header: make(http.Header)}
+	h.ServeHTTP(page, r)
+	return page.body.Bytes()
+}
+
+type recorded struct {
+	header http.Header
+	body   bytes.Buffer
+}
+
+func (p *recorded) Header() http.Header         { return p.header }
+func (p *recorded) WriteHeader(int)             {}
+func (p *recorded) Write(b []byte) (int, error) { return p.body.Write(b) }
 
 // withProblems turns the plain text that a file server answers an error with
 // into a problem document.

@@ -24,6 +24,18 @@ func caller(ctx context.Context) tandem.Caller {
 	return who
 }
 
+// entering lets in who may enter.
+func (a *API) entering(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		entered := a.enter(w, r)
+		if entered == nil {
+			return
+		}
+		defer func() { r.Pattern = entered.Pattern }() // for those who observe r
+		next.ServeHTTP(w, entered)
+	})
+}
+
 // enter finds out who asks, turns away who may not, and holds everyone to their
 // rate. It comes back with the request to go on with, or nil if it has answered.
 func (a *API) enter(w http.ResponseWriter, r *http.Request) *http.Request {
@@ -54,7 +66,7 @@ func adminOnly(path string) bool { return path == "/metrics" }
 
 // identify finds out who asks. key is nil where callers are not told apart.
 func (a *API) identify(r *http.Request) (who tandem.Caller, key *access.Key, refused *Problem) {
-	if a.opts.Keys == nil || open(r.URL.Path) {
+	if a.opts.Keys == nil || open(r.URL.Path) || r.Method == http.MethodOptions {
 		return tandem.Anyone, nil, nil
 	}
 	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")

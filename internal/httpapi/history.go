@@ -105,6 +105,7 @@ func (a *API) show(ctx context.Context, in *showInput) (*showOutput, error) {
 	if err != nil {
 		return nil, a.refuse(in.r, err)
 	}
+	in.w.Header().Set("Cache-Control", "private, no-cache") // with the ETag, to be asked for again
 	if matches(in.None, out.ETag) {
 		in.w.Header().Set("ETag", out.ETag)
 		return nil, huma.Status304NotModified()

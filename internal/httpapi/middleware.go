@@ -85,8 +85,7 @@ func (o *observation) Write(b []byte) (int, error) {
 // Unwrap is for http.ResponseController.
 func (o *observation) Unwrap() http.ResponseWriter { return o.ResponseWriter }
 
-// recovered turns a panic into a 500 and keeps its stack in the log. It also
-// decides who may enter, so that what is refused is observed too.
+// recovered turns a panic into a 500 and keeps its stack in the log.
 func (a *API) recovered(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer func() {
@@ -102,12 +101,7 @@ func (a *API) recovered(next http.Handler) http.Handler {
 			}
 			newProblem(http.StatusInternalServerError, "internal", "", "something went wrong on our side; the log has the reason").write(w)
 		}()
-		entered := a.enter(w, r)
-		if entered == nil {
-			return
-		}
-		defer func() { r.Pattern = entered.Pattern }() // for those who observe r
-		next.ServeHTTP(w, entered)
+		next.ServeHTTP(w, r)
 	})
 }
 

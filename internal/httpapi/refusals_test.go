@@ -193,7 +193,7 @@ func TestABodyThatBreaksOffIsTheClientsMistake(t *testing.T) {
 
 func TestABodyThatDoesNotComeIsNotWaitedFor(t *testing.T) {
 	s := newService(t, Options{}, engine.Options{})
-	impatient := httptest.NewUnstartedServer(New(s.engine, Options{Registry: prometheus.NewRegistry()}))
+	impatient := httptest.NewUnstartedServer(mustNew(t, s.engine, Options{Registry: prometheus.NewRegistry()}))
 	impatient.Config.ReadTimeout = 50 * time.Millisecond
 	impatient.Start()
 	defer impatient.Close()
