@@ -101,7 +101,8 @@ func TestACallerSeesItsOwnRequestsOnly(t *testing.T) {
 	if err := webhook.Verify(delivery.header, delivery.body, time.Now(), annSecret); err == nil {
 		t.Error("bob's callback is signed with ann's secret as well")
 	}
-	ann.settled(annID)
+	ann.settled(annID) // the receiver knows of a delivery before it is recorded
+	bob.settled(bobID)
 	for _, path := range []string{"", "?wait=1s", "/attempts"} {
 		bob.get("/requests/"+annID+path).problem(t, http.StatusNotFound)
 		for _, who := range []*service{ann, root} {
