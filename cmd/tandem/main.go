@@ -27,6 +27,7 @@ type cli struct {
 	Compare compareCmd `cmd:"" help:"Compare the patterns in randomised blocks, with confidence intervals."`
 	Search  searchCmd  `cmd:"" help:"Search the rate that each pattern sustains under an objective."`
 	Report  reportCmd  `cmd:"" help:"Render result files anew."`
+	Check   checkCmd   `cmd:"" help:"Probe the defences of a running instance."`
 	Keys    keysCmd    `cmd:"" help:"The API keys of a service: create, list, rotate, revoke."`
 	Secret  secretCmd  `cmd:"" help:"The secret that callbacks are signed with."`
 	Version versionCmd `cmd:"" help:"Print the version."`
