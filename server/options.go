@@ -80,6 +80,9 @@ type Options struct {
 	InsecureAllowCallbackNets []netip.Prefix
 	AllowCallbackPorts        []uint16 // beside 80 and 443
 	RequireHTTPSCallbacks     bool
+	// CallbackDNS64 is for machines whose only way to IPv4 is NAT64: an address
+	// in 64:ff9b::/96 is judged by the IPv4 address in it, not refused.
+	CallbackDNS64 bool
 
 	// RequireKeys lets nobody in without an API key (tandem keys create). In
 	// production it is so unless InsecureNoAuth is set: then anyone who can

@@ -43,6 +43,7 @@ type serveCmd struct {
 	CallbackTimeout   time.Duration  `default:"10s" help:"How long one attempt may take."`
 	CallbackMaxAge    time.Duration  `default:"24h" help:"How old a callback may get before it is given up."`
 	CallbackHTTPSOnly bool           `name:"callback-https-only" help:"Refuse callback URLs that are not https."`
+	CallbackDNS64     bool           `name:"callback-dns64" help:"Judge callback addresses in 64:ff9b::/96 by the IPv4 address in them: for machines whose only way to IPv4 is NAT64."`
 	AllowCallbackNet  []netip.Prefix `placeholder:"CIDR" help:"Let callbacks reach a range that is refused otherwise, such as 10.1.0.0/16. Insecure: callers can then reach it through this service."`
 	AllowCallbackPort []uint16       `placeholder:"PORT" help:"Let callbacks use a port beside 80 and 443."`
 
@@ -108,6 +109,7 @@ func (c *serveCmd) options() (server.Options, error) {
 		CallbackTimeout:           c.CallbackTimeout,
 		CallbackMaxAge:            c.CallbackMaxAge,
 		RequireHTTPSCallbacks:     c.CallbackHTTPSOnly,
+		CallbackDNS64:             c.CallbackDNS64,
 		InsecureAllowCallbackNets: c.AllowCallbackNet,
 		AllowCallbackPorts:        c.AllowCallbackPort,
 		RequireKeys:               c.RequireKeys,

@@ -129,6 +129,9 @@ func (b *Backend) openFile(ctx context.Context) error {
 		return err
 	}
 	b.onClose(unlock)
+	if err := makeFile(b.path); err != nil {
+		return err
+	}
 
 	writing, err := openSQL(b.path, 1, "synchronous("+synchronous+")", "cache_size(-32000)", "wal_autocheckpoint(4000)")
 	if err != nil {
@@ -192,6 +195,16 @@ func (b *Backend) Name() string { return "embedded" }
 
 // Durable implements engine.Backend.
 func (b *Backend) Durable() bool { return b.durable }
+
+// makeFile makes the file at path if there is none, for its owner only: it will
+// hold callback secrets. SQLite gives the files beside it the same permissions.
+func makeFile(path string) error {
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return fmt.Errorf("open the database %s: %w", path, err)
+	}
+	return file.Close()
+}
 
 // openSQL opens a pool of connections to the file, each with the pragmas.
 func openSQL(path string, conns int, pragmas ...string) (*sql.DB, error) {

@@ -127,6 +127,9 @@ func (a *API) routes(mux, admin *http.ServeMux) {
 	}
 	op.describeBodies()
 	op.describePlainRoutes(a.opts.Demo)
+	if a.opts.Keys != nil {
+		op.describeKeys()
+	}
 	a.docs(watched, api.OpenAPI())
 
 	a.refuseTheRest(mux, api.OpenAPI())

@@ -226,6 +226,23 @@ func (o operations) describeBodies() {
 	paths["/callbacks/redeliver"].Post.RequestBody = o.body(reflect.TypeFor[Redelivery]())
 }
 
+// describeKeys adds to the document that an API key is asked for, everywhere but
+// where a load balancer looks.
+func (o operations) describeKeys() {
+	doc := o.api.OpenAPI()
+	doc.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
+		"api-key": {Type: "http", Scheme: "bearer", Description: "An API key, made with tandem keys create"},
+	}
+	for path, item := range doc.Paths {
+		for _, op := range []*huma.Operation{item.Get, item.Post, item.Delete} {
+			if op != nil && !open(path) {
+				op.Security = []map[string][]string{{"api-key": {}}}
+				op.Responses["401"] = o.refusal("401")
+			}
+		}
+	}
+}
+
 func (o operations) body(t reflect.Type) *huma.RequestBody {
 	return &huma.RequestBody{
 		Required: true,
