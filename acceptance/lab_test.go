@@ -108,6 +108,7 @@ func TestLoadEndsWithACodeForScripts(t *testing.T) {
 		{"-n 20 --completion poll", 0, ""},
 		{"-n 20 --completion poll --slo callback_rate>99%", 4, "inconclusive"},
 		{"-n 20 --sync-ratio 1 --production-mode", 0, ""},
+		{"-n 20 --workload none-such", 4, "inconclusive"},
 		{"-n 60 -c 8 --production-mode --yes", 0, ""},
 		{"--rate 100 --duration 1s --arrivals constant --sync-ratio 0.25 --slo error_rate<=0%", 0, ""},
 		{"--ramp 20..100 --duration 1s --seed 4 -c 5 --slo error_rate<=0%", 0, ""},
