@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
+	"github.com/swaggest/swgui"
 	"github.com/swaggest/swgui/v5emb"
 
 	"tandem/webhook"
@@ -55,7 +56,9 @@ func (a *API) docs(mux *http.ServeMux, doc *huma.OpenAPI) {
 	serve("GET /redoc", "text/html; charset=utf-8", asset("index.html"))
 	serve("GET /redoc/redoc.standalone.js", "text/javascript; charset=utf-8", asset("redoc.standalone.js"))
 	mux.Handle("GET /docs", http.RedirectHandler("/docs/", http.StatusFound))
-	swagger := v5emb.New("Tandem API", "/openapi.json", "/docs/")
+	swagger := v5emb.NewWithConfig(swgui.Config{
+		AppendHead: `<meta name="viewport" content="width=device-width, initial-scale=1">`, // else phones shrink it to a third
+	})("Tandem API", "/openapi.json", "/docs/")
 	policy := pagePolicy(pageOf(swagger))
 	mux.HandleFunc("GET /docs/", func(w http.ResponseWriter, r *http.Request) {
 		whole := *r // without ranges, and conditions that may fail

@@ -252,6 +252,9 @@ func TestTheDocumentationWorksOffline(t *testing.T) {
 		if !strings.Contains(string(a.body), `"/openapi.json"`) {
 			t.Errorf("%s does not show /openapi.json", page)
 		}
+		if !strings.Contains(string(a.body), `<meta name="viewport" content="width=device-width`) {
+			t.Errorf("%s is shrunk on a phone", page)
+		}
 		found := 0
 		for _, m := range linked.FindAllSubmatch(a.body, -1) {
 			asset := string(m[1])
