@@ -175,7 +175,7 @@ func TestStatsHaveEveryFigure(t *testing.T) {
 		"callback_service": "delivered failed pending delivery_rate lag_ms hosts",
 		"rate_limiting":    "enabled limit window_seconds allowed refused clients",
 		"errors":           "work callback",
-		"system":           "uptime_seconds version go backend durable in_flight queue_depth timestamp",
+		"system":           "uptime_seconds version go backend durable in_flight queue_depth lanes timestamp",
 	}
 	for section, names := range figures {
 		for name := range strings.FieldsSeq(names) {
