@@ -112,7 +112,7 @@ func (c concurrency) judge() concurrency {
 type appointments struct{ last time.Time }
 
 // longestAppointment is the longest that anyone is told to stay away.
-const longestAppointment = time.Minute
+const longestAppointment = 30 * time.Second
 
 // next makes one more: no sooner than soonest from now, and as long after the
 // one before as it takes to serve one. When those made reach further than

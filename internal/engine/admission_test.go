@@ -231,7 +231,7 @@ func TestAppointments(t *testing.T) {
 	for range 1000 {
 		a, away = a.next(now, time.Second, 100*time.Millisecond, 0.5)
 	}
-	if away != 45*time.Second {
+	if away != 22500*time.Millisecond {
 		t.Errorf("past the longest it is in %v, want the middle of its second half", away)
 	}
 	if a, _ = a.next(now, time.Second, time.Hour, 0.5); a.last.After(now.Add(longestAppointment)) {
