@@ -60,10 +60,11 @@ func TestTenTimesTheCapacity(t *testing.T) {
 			peak := figures(t, s, append(common, "-n", "300", "-c", "16")...)[mode+".completed_per_s"]
 
 			// Among the load there are some who come back when they are told to.
+			// They first come when it has gone on for about a second.
 			const polite = 10
 			tries := make(chan int, polite)
 			for i := range polite {
-				time.AfterFunc(*overloadLength*time.Duration(10+i)/100, func() { tries <- untilLetIn(s, "/"+mode, work) })
+				time.AfterFunc(2500*time.Millisecond+time.Duration(i)*50*time.Millisecond, func() { tries <- untilLetIn(s, "/"+mode, work) })
 			}
 			load := figures(t, s, append(common, "--rate", fmt.Sprint(10*capacity), "--duration", overloadLength.String())...)
 			ended := time.Now()
