@@ -127,6 +127,8 @@ func (d *deliveries) host(name string) *hostQueue {
 }
 
 // monotonic turns a time of the wall clock into one that no clock change moves.
+// One that has a monotonic reading of its own is not moved by a change that was
+// made since it was planned, either.
 func (d *deliveries) monotonic(now, wall time.Time) time.Time {
 	return now.Add(min(wall.Sub(d.now()), longestWait))
 }
