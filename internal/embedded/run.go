@@ -140,7 +140,7 @@ func (r *runner) expire(ctx context.Context) {
 			r.backend.log.Error("reading expired requests failed, trying again", "error", err)
 		}
 		for _, req := range expired {
-			engine.Expire(req, r.backend.now())
+			engine.Expire(req, r.backend.opts.Now())
 			if err := r.backend.Fail(ctx, req); err != nil && tandem.CodeOf(err) != tandem.CodeConflict && ctx.Err() == nil {
 				r.backend.log.Error("an expired request could not be failed, trying again", "request_id", req.ID, "error", err)
 			}

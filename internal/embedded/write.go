@@ -127,7 +127,7 @@ func (b *Backend) Fail(ctx context.Context, req *tandem.Request) error {
 				return err
 			}
 			if req.Callback.State == tandem.CallbackPending {
-				req.Callback.NextAt = req.WorkedAt
+				req.Callback.NextAt = b.opts.Now()
 			}
 		}
 		if err := changed(t.fail, micros(req.WorkedAt), string(f.Code), f.Message, micros(req.Callback.NextAt), req.ID, req.Epoch); err != nil {
@@ -279,7 +279,7 @@ func (b *Backend) Complete(ctx context.Context, req *tandem.Request) error {
 			}
 			req.Callback.NextAt = time.Time{}
 			if req.Callback.State == tandem.CallbackPending {
-				req.Callback.NextAt = req.WorkedAt
+				req.Callback.NextAt = b.opts.Now()
 			}
 		}
 		insert := !noted

@@ -143,9 +143,9 @@ func (e *Engine) settle(req *tandem.Request, answer callback.Answer, number int)
 		if !cb.Since.IsZero() { // begun anew
 			since = cb.Since
 		}
-		at, again := policy.NextAttempt(e.now(), since, number, answer.RetryAfter, rand.Float64())
+		at, again := policy.NextAttempt(e.opts.Now(), since, number, answer.RetryAfter, rand.Float64())
 		if again {
-			cb.NextAt = at.UTC().Truncate(time.Microsecond)
+			cb.NextAt = at
 			return
 		}
 	case callback.Stop:

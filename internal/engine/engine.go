@@ -92,14 +92,16 @@ type Engine struct {
 	secrets  func(owner string) []webhook.Secret
 	log      *slog.Logger
 
-	lanes   map[string]*lane // by the name of a work.Class
-	hosts   hosts
-	running running
-	seen    *Seen
-	metrics *metrics
-	drained chan struct{} // closed by Drain
-	drain   sync.Once
-	started time.Time
+	lanes     map[string]*lane // by the name of a work.Class
+	gates     map[string]*gate // of the sync requests, by the same
+	hosts     hosts
+	running   running
+	seen      *Seen
+	comebacks comebacks // to a backlog that was full
+	metrics   *metrics
+	drained   chan struct{} // closed by Drain
+	drain     sync.Once
+	started   time.Time
 }
 
 // New returns an Engine that keeps its requests in backend, runs the work in
@@ -121,6 +123,10 @@ func New(backend Backend, registry *work.Registry, guard *egress.Guard, sender *
 		lanes: map[string]*lane{
 			work.CPU.String():   newLane(work.CPU, opts.Workers),
 			work.Waits.String(): newLane(work.Waits, opts.IOConcurrency),
+		},
+		gates: map[string]*gate{
+			work.CPU.String():   newGate(opts.Workers, opts.SyncQueueTimeout/4),
+			work.Waits.String(): newGate(opts.IOConcurrency, opts.SyncQueueTimeout/4),
 		},
 		hosts:   newHosts(opts.PerHost),
 		running: newRunning(),
@@ -183,5 +189,5 @@ var (
 	errHalted    = errors.New("the service is shutting down")
 	errDraining  = &tandem.Error{Code: tandem.CodeDraining, Message: "the service is shutting down and takes no new requests", RetryAfter: 5 * time.Second}
 	errPaused    = &tandem.Error{Code: tandem.CodeBusy, Message: "the service is paused: it accepts async requests and runs no work", RetryAfter: time.Minute}
-	errSyncQueue = &tandem.Error{Code: tandem.CodeBusy, Message: "no slot became free in time; come back later, or use POST /async", RetryAfter: time.Second}
+	errSyncQueue = errors.New("no slot became free in time")
 )

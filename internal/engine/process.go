@@ -35,7 +35,7 @@ func (e *Engine) Process(ctx context.Context, req *tandem.Request) error {
 		kind.Func = unknownWorkload
 	}
 	slots := e.slots(req.Lane)
-	if now := e.now(); !req.ExpiresAt.IsZero() && !now.Before(req.ExpiresAt) {
+	if now := e.opts.Now(); !req.ExpiresAt.IsZero() && !now.Before(req.ExpiresAt) {
 		slots.unreserve()
 		Expire(req, now)
 		return e.backend.Fail(ctx, req)
@@ -57,7 +57,7 @@ func (e *Engine) Process(ctx context.Context, req *tandem.Request) error {
 		if errors.Is(err, errHalted) {
 			return e.giveBack(ctx, req)
 		}
-		out = outcome{err: err, cause: err, at: e.now()}
+		out = outcome{err: err, cause: err, at: e.opts.Now()}
 	}
 	result, fail := judge(out)
 	if fail != nil && fail.Code == tandem.FailureInterrupted {
@@ -99,16 +99,16 @@ func (e *Engine) insist(ctx context.Context, what, id string, write func(context
 	}
 }
 
-// finish writes the outcome into the request.
+// finish writes the outcome, which came at the time, into the request.
 func finish(req *tandem.Request, result json.RawMessage, fail *tandem.Failure, at time.Time) {
-	req.WorkedAt = at
+	req.WorkedAt = at.UTC().Truncate(time.Microsecond)
 	if fail != nil {
 		req.Status, req.Failure = tandem.Failed, fail
 	} else {
 		req.Status, req.Result = tandem.Completed, result
 	}
 	if req.Callback.State == tandem.CallbackPending {
-		req.Callback.NextAt = req.WorkedAt
+		req.Callback.NextAt = at
 	}
 }
 
@@ -141,7 +141,7 @@ func (e *Engine) runWork(waiting, ctx context.Context, slots *lane, kind work.Ki
 		defer cancel()
 		watch := e.watch(ctx, slots, kind, req, over)
 		out := call(ctx, kind.Func, work.Input{Data: req.Data, Complexity: req.Complexity})
-		out.at = e.now()
+		out.at = e.opts.Now()
 		return watch.returned(out)
 	}}
 	slots.enqueue(t)
@@ -185,7 +185,7 @@ func (e *Engine) watch(ctx context.Context, slots *lane, kind work.Kind, req *ta
 		w.decided = true
 		w.returns = slots.abandon()
 		e.log.Warn("work ignored the end of its context and was abandoned", "request_id", req.ID, "workload", kind.Name)
-		over <- outcome{err: context.Cause(ctx), cause: context.Cause(ctx), at: e.now()}
+		over <- outcome{err: context.Cause(ctx), cause: context.Cause(ctx), at: e.opts.Now()}
 	})
 	return w
 }
