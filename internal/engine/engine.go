@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -100,11 +101,13 @@ type Engine struct {
 	lanes   map[string]*lane // by the name of a work.Class
 	hosts   hosts
 	running running
-	seen    *Seen
-	metrics *metrics
-	drained chan struct{} // closed by Drain
-	drain   sync.Once
-	started time.Time
+	// unwritten counts the sync requests whose outcome could not be written yet.
+	unwritten atomic.Int64
+	seen      *Seen
+	metrics   *metrics
+	drained   chan struct{} // closed by Drain
+	drain     sync.Once
+	started   time.Time
 }
 
 // New returns an Engine that keeps its requests in backend, runs the work in
@@ -188,5 +191,6 @@ var (
 	errHalted    = errors.New("the service is shutting down")
 	errDraining  = &tandem.Error{Code: tandem.CodeDraining, Message: "the service is shutting down and takes no new requests", RetryAfter: 5 * time.Second}
 	errPaused    = &tandem.Error{Code: tandem.CodeBusy, Message: "the service is paused: it accepts async requests and runs no work", RetryAfter: time.Minute}
+	errUnwritten = &tandem.Error{Code: tandem.CodeUnavailable, Message: "storage cannot be written right now, and the outcomes of earlier requests wait for it", RetryAfter: 5 * time.Second}
 	errSyncQueue = &tandem.Error{Code: tandem.CodeBusy, Message: "no slot became free in time; come back later, or use POST /async", RetryAfter: time.Second}
 )

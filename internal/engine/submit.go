@@ -89,6 +89,9 @@ func (e *Engine) do(ctx context.Context, kind work.Kind, req *tandem.Request, ke
 	waiting, cancel := context.WithTimeoutCause(ctx, e.opts.SyncQueueTimeout, errSyncQueue)
 	defer cancel()
 	out, err := e.runWork(waiting, ctx, e.slots(req.Lane), kind, req, func() (goOn bool, err error) {
+		if e.unwritten.Load() >= maxUnwritten {
+			return false, errUnwritten
+		}
 		req.Status, req.Starts, req.Epoch = tandem.Processing, 1, 1
 		req.StartedAt = e.now()
 		if key.Key == "" {
@@ -109,10 +112,35 @@ func (e *Engine) do(ctx context.Context, kind work.Kind, req *tandem.Request, ke
 	result, fail := judge(out)
 	finish(req, result, fail, out.at)
 	if err := e.backend.Complete(context.WithoutCancel(ctx), req); err != nil {
+		if tandem.CodeOf(err) != tandem.CodeConflict {
+			e.writeLater(req)
+		}
 		return nil, "", err
 	}
 	e.seenWorked(req)
 	return req, "", nil
+}
+
+// maxUnwritten is how many outcomes of sync requests may wait until storage can
+// be written, besides those of the work that runs; past it none is begun.
+const maxUnwritten = 256
+
+// writeLater goes on trying to write the outcome of a sync request, whose caller
+// is told that it could not be written: else it would read as processing until
+// a restart. Once the engine is halted or storage closed, that takes it up.
+func (e *Engine) writeLater(req *tandem.Request) {
+	e.unwritten.Add(1)
+	go func() {
+		defer e.unwritten.Add(-1)
+		ctx, done := e.running.add(context.Background(), "") // the request itself is over
+		defer done()
+		err := e.insist(ctx, "record outcome", req.ID, func(ctx context.Context) error {
+			return e.backend.Complete(ctx, req)
+		})
+		if err == nil {
+			e.seenWorked(req)
+		}
+	}()
 }
 
 // Accept promises a submission to a caller who does not wait: when it returns
