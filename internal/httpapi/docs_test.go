@@ -141,7 +141,7 @@ func TestEveryErrorCodeIsDocumented(t *testing.T) {
 	}
 	_, table, _ := strings.Cut(string(text), "\n## Errors")
 	documented := map[string]bool{}
-	for _, m := range regexp.MustCompile("(?m)^\\| (\\d{3}) \\| ([^|]+) \\|").FindAllStringSubmatch(table, -1) {
+	for _, m := range regexp.MustCompile(`(?m)^\| (\d{3}) \| ([^|]+) \|`).FindAllStringSubmatch(table, -1) {
 		for _, code := range regexp.MustCompile("`(\\w+)`").FindAllStringSubmatch(m[2], -1) {
 			documented[m[1]+" "+code[1]] = true
 		}
