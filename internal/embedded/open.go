@@ -31,6 +31,9 @@ type Options struct {
 	MaxPending  int // accepted requests that may wait to be started; 1,000,000
 	MaxAttempts int // delivery attempts in flight to all hosts together; 1024
 
+	// Retain is how long a request is kept once it is settled; 0: for ever.
+	Retain time.Duration
+
 	Logger  *slog.Logger
 	Metrics prometheus.Registerer // nil: metrics are kept and not published
 	Now     func() time.Time      // the wall clock; time.Now
@@ -43,6 +46,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.MaxAttempts < 0 {
 		faults = append(faults, fmt.Errorf("MaxAttempts must not be negative, is %d", o.MaxAttempts))
+	}
+	if o.Retain < 0 {
+		faults = append(faults, fmt.Errorf("Retain must not be negative, is %v", o.Retain))
 	}
 	if o.MaxPending == 0 {
 		o.MaxPending = 1_000_000
@@ -133,7 +139,7 @@ func (b *Backend) openFile(ctx context.Context) error {
 		return err
 	}
 
-	writing, err := openSQL(b.path, 1, "synchronous("+synchronous+")", "cache_size(-32000)", "wal_autocheckpoint(4000)")
+	writing, err := openSQL(b.path, 1, "synchronous("+synchronous+")", "cache_size(-32000)", "wal_autocheckpoint(4000)", "journal_size_limit(67108864)")
 	if err != nil {
 		return err
 	}
@@ -206,9 +212,21 @@ func makeFile(path string) error {
 	return file.Close()
 }
 
-// openSQL opens a pool of connections to the file, each with the pragmas.
+// openSQL opens a pool of connections to the file, each with the pragmas. A file
+// that is made here can give back free pages: that must be said before its
+// first page is written, which turning on the WAL does, and to a file that is
+// there it would be a write.
 func openSQL(path string, conns int, pragmas ...string) (*sql.DB, error) {
-	query := url.Values{"_pragma": append([]string{"busy_timeout(5000)", "journal_mode(WAL)"}, pragmas...)}
+	pragmas = append([]string{"journal_mode(WAL)"}, pragmas...)
+	if info, err := os.Stat(path); err != nil || info.Size() == 0 {
+		pragmas = append([]string{"auto_vacuum(INCREMENTAL)"}, pragmas...)
+	}
+	return openPlain(path, conns, pragmas...)
+}
+
+// openPlain opens the file in the journal mode that it is in.
+func openPlain(path string, conns int, pragmas ...string) (*sql.DB, error) {
+	query := url.Values{"_pragma": append([]string{"busy_timeout(5000)"}, pragmas...)}
 	db, err := sql.Open("sqlite", "file:"+(&url.URL{Path: filepath.ToSlash(path)}).EscapedPath()+"?"+query.Encode())
 	if err != nil {
 		return nil, fmt.Errorf("open the database %s: %w", path, err)

@@ -222,6 +222,10 @@ func (b *Backend) Counts(ctx context.Context, who tandem.Caller) (engine.Counts,
 	if err != nil {
 		return c, fmt.Errorf("read error counters: %w", err)
 	}
+	err = b.read.QueryRowContext(ctx, `SELECT coalesce(sum(requests), 0) FROM pruned_counters WHERE ? OR owner = ?`, whose...).Scan(&c.Pruned)
+	if err != nil {
+		return c, fmt.Errorf("read the count of deleted requests: %w", err)
+	}
 	return c, nil
 }
 
