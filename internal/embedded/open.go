@@ -80,6 +80,7 @@ type Backend struct {
 	backlogs   map[string]*backlog // by lane
 	deliveries *deliveries
 	watchers   watchers
+	strays     strays
 	notes      sync.Map // of *note, by the id of a sync request in progress
 
 	closing  sync.RWMutex // held for reading while a write is queued
@@ -113,7 +114,7 @@ func Open(ctx context.Context, path string, opts Options) (_ *Backend, err error
 	}
 	b.deliveries = newDeliveries(b.owed, b.opts)
 	if err := b.recover(ctx); err != nil {
-		return nil, fmt.Errorf("recover: %w", err)
+		return nil, fmt.Errorf("recover: %w", explain(b.path, err))
 	}
 	return b, nil
 }
@@ -130,6 +131,7 @@ func (b *Backend) openFile(ctx context.Context) error {
 		b.onClose(func() error { return os.RemoveAll(dir) })
 		b.path, synchronous = filepath.Join(dir, "requests.db"), "OFF"
 	}
+	b.path = withoutLinks(b.path)
 	unlock, err := lockFile(b.path)
 	if err != nil {
 		return err
@@ -145,11 +147,11 @@ func (b *Backend) openFile(ctx context.Context) error {
 	}
 	b.onClose(writing.Close)
 	if err := migrate(ctx, writing); err != nil {
-		return fmt.Errorf("prepare the database %s: %w", b.path, err)
+		return fmt.Errorf("prepare the database %s: %w", b.path, explain(b.path, err))
 	}
 	conn, err := writing.Conn(ctx)
 	if err != nil {
-		return fmt.Errorf("open the database %s: %w", b.path, err)
+		return fmt.Errorf("open the database %s: %w", b.path, explain(b.path, err))
 	}
 	b.onClose(conn.Close)
 	b.read, err = openSQL(b.path, readers, "query_only(1)", "cache_size(-4000)")
@@ -157,6 +159,9 @@ func (b *Backend) openFile(ctx context.Context) error {
 		return err
 	}
 	b.onClose(b.read.Close)
+	if err := b.checkFile(ctx); err != nil {
+		return err
+	}
 
 	b.writer, err = newWriter(conn, b.opts.MaxPending, b.log, b.opts.Metrics)
 	if err != nil {
@@ -176,6 +181,15 @@ func (b *Backend) openFile(ctx context.Context) error {
 		return b.writer.stmts.close()
 	})
 	return nil
+}
+
+// withoutLinks is where a path leads, so that two names of one file are locked
+// as one. Of a file that is not there yet, it is the path itself.
+func withoutLinks(path string) string {
+	if target, err := filepath.EvalSymlinks(path); err == nil {
+		return target
+	}
+	return path
 }
 
 // readers is how many connections read at once. Reads are short; more would
@@ -250,8 +264,10 @@ func migrate(ctx context.Context, db *sql.DB) error {
 	}
 	var needs int
 	err = db.QueryRowContext(ctx, `SELECT min_reader_version FROM schema_meta`).Scan(&needs)
-	if err == nil && needs > readerVersion {
-		return fmt.Errorf("it was written by a newer version of tandem (it asks for reader version %d, this one is %d): use that version or newer", needs, readerVersion)
+	if err == nil {
+		if err := checkReader(needs); err != nil {
+			return err
+		}
 	}
 	// Any other error is met again by the migration, which says it better: a
 	// new file has no table to ask.
