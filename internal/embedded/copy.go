@@ -49,7 +49,7 @@ func Backup(ctx context.Context, path, dest string) (bytes int64, err error) {
 	defer os.Remove(temp.Name()) // gone already if all went well
 	defer temp.Close()
 	if _, err := db.ExecContext(ctx, `VACUUM INTO ?`, temp.Name()); err != nil {
-		return 0, fmt.Errorf("copy the database %s to %s: %w", path, dest, err)
+		return 0, fmt.Errorf("copy it to %s: %w", dest, explain(path, err))
 	}
 	if err := checkCopy(ctx, temp.Name()); err != nil {
 		return 0, fmt.Errorf("the copy of %s is not good: %w", path, err)

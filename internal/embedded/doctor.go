@@ -74,7 +74,7 @@ func Examine(ctx context.Context, path string, repair bool) (_ *Examination, err
 	}
 	if repair {
 		if err := migrate(ctx, db); err != nil {
-			return nil, fmt.Errorf("prepare the database %s: %w", path, explain(path, err))
+			return nil, explain(path, fmt.Errorf("bring the schema up to date: %w", err))
 		}
 	}
 	x := &examiner{ctx: ctx, repair: repair, found: &Examination{Path: path}}
@@ -180,7 +180,7 @@ func (x *examiner) examine(db *sql.DB) error {
 		return err
 	}
 	defer x.tx.Rollback() // does nothing after the commit
-	for _, step := range []func() error{x.size, x.integrity, x.schema, x.counters, x.rows} {
+	for _, step := range []func() error{x.size, x.integrity, x.schema, x.rows, x.counters} {
 		if err := step(); err != nil {
 			if errors.Is(err, errEnough) {
 				return nil

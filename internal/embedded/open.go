@@ -106,7 +106,7 @@ func Open(ctx context.Context, path string, opts Options) (_ *Backend, err error
 		}
 	}()
 	if err := b.openFile(ctx); err != nil {
-		return nil, err
+		return nil, explain(b.path, err)
 	}
 	b.backlogs = make(map[string]*backlog)
 	for _, lane := range lanes {
@@ -146,12 +146,15 @@ func (b *Backend) openFile(ctx context.Context) error {
 		return err
 	}
 	b.onClose(writing.Close)
+	if err := checkFile(ctx, writing, b.path); err != nil { // before anything is written to it
+		return err
+	}
 	if err := migrate(ctx, writing); err != nil {
-		return fmt.Errorf("prepare the database %s: %w", b.path, explain(b.path, err))
+		return fmt.Errorf("prepare %s: %w", b.path, err)
 	}
 	conn, err := writing.Conn(ctx)
 	if err != nil {
-		return fmt.Errorf("open the database %s: %w", b.path, explain(b.path, err))
+		return fmt.Errorf("open it: %w", err)
 	}
 	b.onClose(conn.Close)
 	b.read, err = openSQL(b.path, readers, "query_only(1)", "cache_size(-4000)")
@@ -159,9 +162,6 @@ func (b *Backend) openFile(ctx context.Context) error {
 		return err
 	}
 	b.onClose(b.read.Close)
-	if err := b.checkFile(ctx); err != nil {
-		return err
-	}
 
 	b.writer, err = newWriter(conn, b.opts.MaxPending, b.log, b.opts.Metrics)
 	if err != nil {
