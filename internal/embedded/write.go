@@ -315,8 +315,11 @@ func (b *Backend) Complete(ctx context.Context, req *tandem.Request) error {
 		}
 		return nil
 	})
-	if err == nil {
+	switch {
+	case err == nil:
 		b.watchers.announce(req.ID)
+	case req.Mode == tandem.Sync && tandem.CodeOf(err) != tandem.CodeConflict: // an async one is insisted on
+		b.strayed(req)
 	}
 	return err
 }
