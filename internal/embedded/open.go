@@ -80,7 +80,6 @@ type Backend struct {
 	backlogs   map[string]*backlog // by lane
 	deliveries *deliveries
 	watchers   watchers
-	strays     strays
 	notes      sync.Map // of *note, by the id of a sync request in progress
 
 	closing  sync.RWMutex // held for reading while a write is queued

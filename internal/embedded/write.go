@@ -315,11 +315,8 @@ func (b *Backend) Complete(ctx context.Context, req *tandem.Request) error {
 		}
 		return nil
 	})
-	switch {
-	case err == nil:
+	if err == nil {
 		b.watchers.announce(req.ID)
-	case req.Mode == tandem.Sync && tandem.CodeOf(err) != tandem.CodeConflict: // an async one is insisted on
-		b.strayed(req)
 	}
 	return err
 }
