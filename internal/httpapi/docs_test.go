@@ -56,6 +56,10 @@ func TestOpenAPIDescribesEveryRouteAndTheCallback(t *testing.T) {
 				if doc.Paths[path][method].Responses[status] == nil {
 					t.Errorf("%s %s: %s is not described", method, path, status)
 				}
+				later := status == "429" || status == "503"
+				if later && !strings.Contains(fmt.Sprint(doc.Paths[path][method].Responses[status]), "Retry-After") {
+					t.Errorf("%s %s: %s does not say when to come back", method, path, status)
+				}
 			}
 		}
 		if len(doc.Paths[path]) != len(methods) {
