@@ -219,6 +219,8 @@ func (c *soakClient) async(more map[string]any, then func(*entry)) {
 		}
 	case status == http.StatusServiceUnavailable || status == http.StatusTooManyRequests:
 		e.refused = ack.ErrorCode != "unknown"
+	case status == http.StatusUnprocessableEntity && more["expires_at"] != nil: // it reached a stopped service too late
+		e.refused = true
 	default:
 		c.t.Errorf("POST /async answers %d %+v", status, ack)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"runtime"
 	"sync"
 	"time"
@@ -34,6 +35,7 @@ type Options struct {
 	Logger  *slog.Logger
 	Metrics prometheus.Registerer // nil: metrics are kept and not published
 	Now     func() time.Time      // the wall clock; time.Now
+	Jitter  func() float64        // spreads retries, from [0, 1); rand.Float64
 }
 
 func (o Options) withDefaults() (Options, error) {
@@ -77,6 +79,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.Now == nil {
 		o.Now = time.Now
+	}
+	if o.Jitter == nil {
+		o.Jitter = rand.Float64
 	}
 	return o, errors.Join(faults...)
 }
