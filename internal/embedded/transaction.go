@@ -59,6 +59,15 @@ func (t *transaction) countError(req *tandem.Request, source, name string) {
 	t.errors[category{req.Owner, source, name}]++
 }
 
+// readState reads where the callback of a request stands that somebody waited
+// for: it may have been released since, and owe a callback now.
+func (t *transaction) readState(req *tandem.Request) error {
+	if !req.Waited {
+		return nil
+	}
+	return t.stateOf.QueryRow(req.ID).Scan(&req.Callback.State)
+}
+
 func (t *transaction) writeCounters() error {
 	for key, c := range t.requests {
 		if c == (change{}) {

@@ -122,13 +122,11 @@ func (b *Backend) forgetKeys(ctx context.Context) error {
 func (b *Backend) Fail(ctx context.Context, req *tandem.Request) error {
 	err := b.do(ctx, func(t *transaction) error {
 		f := req.Failure
-		if req.Waited { // it may have been released meanwhile
-			if err := t.stateOf.QueryRow(req.ID).Scan(&req.Callback.State); err != nil {
-				return err
-			}
-			if req.Callback.State == tandem.CallbackPending {
-				req.Callback.NextAt = b.opts.Now()
-			}
+		if err := t.readState(req); err != nil {
+			return err
+		}
+		if req.Waited && req.Callback.State == tandem.CallbackPending {
+			req.Callback.NextAt = b.opts.Now()
 		}
 		if err := changed(t.fail, micros(req.WorkedAt), string(f.Code), f.Message, micros(req.Callback.NextAt), req.ID, req.Epoch); err != nil {
 			return err
@@ -228,6 +226,9 @@ func (b *Backend) Begin(req *tandem.Request) {
 // Start implements engine.Store.
 func (b *Backend) Start(ctx context.Context, req *tandem.Request) error {
 	err := b.do(ctx, func(t *transaction) error {
+		if err := t.readState(req); err != nil {
+			return err
+		}
 		if err := changed(t.start, micros(req.StartedAt), req.ID, req.Epoch); err != nil {
 			return err
 		}
@@ -252,6 +253,9 @@ func (b *Backend) Requeue(ctx context.Context, req *tandem.Request) error {
 // starts.
 func (b *Backend) requeue(ctx context.Context, req *tandem.Request, starts int) error {
 	err := b.do(ctx, func(t *transaction) error {
+		if err := t.readState(req); err != nil {
+			return err
+		}
 		if err := changed(t.requeue, starts, req.ID, req.Epoch); err != nil {
 			return err
 		}
@@ -273,10 +277,10 @@ func (b *Backend) Complete(ctx context.Context, req *tandem.Request) error {
 		noted = !n.(*note).state.CompareAndSwap(noteWaits, noteDropped)
 	}
 	err := b.do(ctx, func(t *transaction) error {
-		if req.Waited { // it may have been released meanwhile, and owe a callback now
-			if err := t.stateOf.QueryRow(req.ID).Scan(&req.Callback.State); err != nil {
-				return err
-			}
+		if err := t.readState(req); err != nil {
+			return err
+		}
+		if req.Waited {
 			req.Callback.NextAt = time.Time{}
 			if req.Callback.State == tandem.CallbackPending {
 				req.Callback.NextAt = b.opts.Now()
