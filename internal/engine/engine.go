@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -101,6 +102,7 @@ type Engine struct {
 	gates     map[string]*gate // of the sync requests, by the same
 	hosts     hosts
 	running   running
+	unwritten atomic.Int64 // sync requests whose outcome could not be written yet
 	seen      *Seen
 	comebacks comebacks // to a backlog that was full
 	metrics   *metrics
@@ -194,5 +196,6 @@ var (
 	errHalted    = errors.New("the service is shutting down")
 	errDraining  = &tandem.Error{Code: tandem.CodeDraining, Message: "the service is shutting down and takes no new requests", RetryAfter: 5 * time.Second}
 	errPaused    = &tandem.Error{Code: tandem.CodeBusy, Message: "the service is paused: it accepts async requests and runs no work", RetryAfter: time.Minute}
+	errUnwritten = &tandem.Error{Code: tandem.CodeUnavailable, Message: "storage cannot be written right now, and the outcomes of earlier requests wait for it", RetryAfter: 5 * time.Second}
 	errSyncQueue = errors.New("no slot became free in time")
 )

@@ -82,12 +82,13 @@ func (e *Engine) giveBack(ctx context.Context, req *tandem.Request) error {
 	return nil
 }
 
-// insist repeats a write that must not be lost until storage takes it, the
-// request has moved on, or the engine is halted.
+// insist repeats a write that must not be lost until storage takes it or is
+// closed, the request has moved on, or the engine is halted.
 func (e *Engine) insist(ctx context.Context, what, id string, write func(context.Context) error) error {
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
 		err := write(context.WithoutCancel(ctx))
-		if err == nil || tandem.CodeOf(err) == tandem.CodeConflict {
+		switch tandem.CodeOf(err) {
+		case "", tandem.CodeConflict, tandem.CodeDraining:
 			return err
 		}
 		e.log.Error(what+" failed, trying again", "request_id", id, "error", err, "wait", wait)

@@ -93,6 +93,9 @@ func (e *Engine) do(ctx context.Context, kind work.Kind, req *tandem.Request, ke
 	waiting, cancel := context.WithTimeoutCause(ctx, e.opts.SyncQueueTimeout, errSyncQueue)
 	defer cancel()
 	out, err := e.runWork(waiting, ctx, e.slots(req.Lane), kind, req, func() (goOn bool, err error) {
+		if e.unwritten.Load() >= maxUnwritten {
+			return false, errUnwritten
+		}
 		passage.begun = time.Now()
 		req.Status, req.Starts, req.Epoch = tandem.Processing, 1, 1
 		req.StartedAt = e.now()
@@ -122,6 +125,9 @@ func (e *Engine) do(ctx context.Context, kind work.Kind, req *tandem.Request, ke
 		passage.ended()
 	}
 	if err != nil {
+		if tandem.CodeOf(err) != tandem.CodeConflict {
+			e.writeLater(req)
+		}
 		return nil, "", err
 	}
 	e.seenWorked(req)
@@ -134,6 +140,28 @@ var cutShort = map[tandem.FailureCode]bool{
 	tandem.FailureClientGone:  true,
 	tandem.FailureInterrupted: true,
 	tandem.FailureCancelled:   true,
+}
+
+// maxUnwritten is how many outcomes of sync requests may wait until storage can
+// be written, besides those of the work that runs; past it none is begun.
+const maxUnwritten = 256
+
+// writeLater goes on trying to write the outcome of a sync request, whose caller
+// is told that it could not be written: else it would read as processing until
+// a restart. Once the engine is halted or storage closed, that takes it up.
+func (e *Engine) writeLater(req *tandem.Request) {
+	e.unwritten.Add(1)
+	go func() {
+		defer e.unwritten.Add(-1)
+		ctx, done := e.running.add(context.Background(), "") // the request itself is over
+		defer done()
+		err := e.insist(ctx, "record outcome", req.ID, func(ctx context.Context) error {
+			return e.backend.Complete(ctx, req)
+		})
+		if err == nil {
+			e.seenWorked(req)
+		}
+	}()
 }
 
 // Accept promises a submission to a caller who does not wait: when it returns
