@@ -85,11 +85,19 @@ func openModel(t *table, maxPending int) *model {
 		watchers:   make(map[chan struct{}]string),
 		held:       make(map[string]bool),
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for _, r := range t.order {
+	m.rescue(func(*row) bool { return true })
+	return m
+}
+
+// rescue puts right what a process that is gone left unfinished.
+func (m *model) rescue(its func(*row) bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, r := range m.order {
 		next := r.Request
 		switch promised := r.Mode == tandem.Async && !r.Waited; {
+		case !its(r):
+			continue
 		case r.Status == tandem.Processing && promised && r.Starts < tandem.MaxStarts:
 			next.Status, next.StartedAt = tandem.Pending, time.Time{}
 		case r.Status == tandem.Processing && promised:
@@ -99,9 +107,9 @@ func openModel(t *table, maxPending int) *model {
 		default:
 			continue
 		}
-		t.put(r, next)
+		m.put(r, next)
 	}
-	return m
+	m.announce()
 }
 
 func (m *model) fail(req *tandem.Request, code tandem.FailureCode) {

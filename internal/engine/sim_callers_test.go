@@ -100,7 +100,7 @@ func (w *world) submission(async bool) (engine.Submission, *asked) {
 		sub.CallbackAttempts = w.rng.IntN(4) // 0: as many as the service makes
 	}
 	soon := func() time.Duration {
-		return []time.Duration{100 * time.Millisecond, 3 * time.Second, time.Hour}[w.rng.IntN(3)]
+		return []time.Duration{100 * time.Millisecond, 3 * time.Second, min(time.Hour, w.store.longest())}[w.rng.IntN(3)]
 	}
 	from := time.Now().UTC().Truncate(time.Microsecond)
 	if async && w.rng.IntN(7) == 0 {

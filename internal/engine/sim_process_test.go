@@ -232,14 +232,29 @@ const (
 
 // crash ends a process at once. What it had not committed is lost.
 func (w *world) crash() {
-	p := w.live
-	if w.late != nil && w.rng.IntN(2) == 0 {
-		p, w.late = w.late, nil
-	} else {
-		w.live = nil
-	}
 	w.count("crash")
+	if p := w.late; p != nil && w.rng.IntN(2) == 0 {
+		w.late = nil
+		w.kill(p)
+		w.rescue(p)
+		return
+	}
+	p := w.live
+	w.live = nil
 	w.kill(p)
+}
+
+// rescue lets the live process take up what one that ended late had started
+// since.
+func (w *world) rescue(p *process) {
+	if m, ok := w.live.backend.(*model); ok {
+		m.rescue(func(r *row) bool {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.rescued[r.ID] = w.starter[r.ID] == p && r.Status == tandem.Processing
+			return w.rescued[r.ID]
+		})
+	}
 }
 
 func (w *world) kill(p *process) {
@@ -317,6 +332,7 @@ func (w *world) bury() {
 		w.note("p%d, taken for dead, has ended", p.n)
 		w.close(p)
 		w.late = nil
+		w.rescue(p) // what it could not give back
 	}
 }
 
@@ -401,6 +417,9 @@ func (g gated) Claim(ctx context.Context, req *tandem.Request, key engine.Idempo
 	g.p.w.meet(req)
 	err = g.turn("claim "+key.Key, req.ID, func() (err error) {
 		holder, err = g.Backend.Claim(ctx, req, key)
+		if req.Mode == tandem.Sync && holder == "" {
+			g.p.w.startedBy(req.ID, g.p)
+		}
 		return err
 	})
 	if err != nil {
@@ -415,6 +434,7 @@ func (g gated) Begin(req *tandem.Request) {
 	dead := g.p.dead
 	g.p.w.mu.Unlock()
 	if !dead {
+		g.p.w.startedBy(req.ID, g.p)
 		g.Backend.Begin(req)
 	}
 }

@@ -27,7 +27,8 @@ type known struct {
 
 	rows     map[string]tandem.Request
 	attempts map[string][]tandem.Attempt
-	reopened bool // a process has just begun
+	reopened bool            // a process has just begun
+	rescued  map[string]bool // taken from a process that has just ended
 
 	starter map[string]*process // who started the work last, by id
 	again   map[string]bool     // a redelivery may just have been committed
@@ -52,6 +53,7 @@ func newKnown() known {
 		attempts: make(map[string][]tandem.Attempt),
 		starter:  make(map[string]*process),
 		again:    make(map[string]bool),
+		rescued:  make(map[string]bool),
 		running:  make(map[int][]*run),
 		arrived:  make(map[string]int),
 		agreed:   make(map[string]int),
@@ -211,6 +213,7 @@ func (w *world) check() {
 	}
 	w.checkAsked(rows)
 	w.rows = rows
+	clear(w.rescued)
 	w.mu.Unlock()
 	w.checkCounters(rows)
 	w.bury()
@@ -236,7 +239,7 @@ func (w *world) checkMove(before, after *tandem.Request) string {
 	switch {
 	case start:
 		epoch, starts = epoch+1, starts+1
-	case back && !w.reopened:
+	case back && !w.reopened && !w.rescued[after.ID]:
 		starts--
 	}
 	if after.Epoch != epoch || after.Starts != starts {
