@@ -37,6 +37,7 @@ type table struct {
 	counters map[standing]sums
 	errors   map[engine.ErrorCount]int64 // by all but N
 	changed  chan struct{}               // closed by the next commit
+	version  int                         // raised by every change of a row
 }
 
 type row struct {
@@ -123,12 +124,14 @@ func (m *model) fail(req *tandem.Request, code tandem.FailureCode) {
 
 // put changes a row, and the counters with it.
 func (t *table) put(r *row, next tandem.Request) {
+	t.version++
 	t.count(&r.Request, -1)
 	r.Request = next
 	t.count(&r.Request, +1)
 }
 
 func (t *table) add(req tandem.Request) *row {
+	t.version++
 	r := &row{Request: req}
 	r.Seq = int64(len(t.order) + 1)
 	t.rows[r.ID] = r

@@ -177,11 +177,41 @@ func (w *world) check() {
 	if w.live == nil || w.broken != "" {
 		return
 	}
+	rows := w.rows
+	if w.store.changed() {
+		rows = w.readRows()
+		w.checkCounters(rows)
+	}
+	w.mu.Lock()
+	for id := range w.rows {
+		if _, ok := rows[id]; !ok {
+			w.brokeLocked("%s was on record and is lost", w.names[id])
+		}
+	}
+	for id, after := range rows {
+		if fault := w.checkRow(&after); fault != "" {
+			w.brokeLocked("%s: %s: %s", w.names[id], fault, describe(&after))
+		}
+		if before, known := w.rows[id]; known {
+			if fault := w.checkMove(&before, &after); fault != "" {
+				w.brokeLocked("%s: %s:\n was %s\n  is %s", w.names[id], fault, describe(&before), describe(&after))
+			}
+		}
+	}
+	w.checkAsked(rows)
+	w.rows = rows
+	clear(w.rescued)
+	w.mu.Unlock()
+	w.bury()
+}
+
+// readRows reads what is on record.
+func (w *world) readRows() map[string]tandem.Request {
 	ctx := context.Background()
 	page, err := w.live.backend.Requests(ctx, engine.Query{Caller: tandem.Anyone, Limit: 1000})
 	if err != nil {
 		w.broke("read the history: %v", err)
-		return
+		return w.rows
 	}
 	rows := make(map[string]tandem.Request, len(page.Requests))
 	for i := range page.Requests {
@@ -193,30 +223,7 @@ func (w *world) check() {
 			}
 		}
 	}
-	w.mu.Lock()
-	for id := range w.rows {
-		if _, ok := rows[id]; !ok {
-			w.brokeLocked("%s was on record and is lost", w.names[id])
-		}
-	}
-	for id, after := range rows {
-		before, known := w.rows[id]
-		if fault := w.checkRow(&after); fault != "" {
-			w.brokeLocked("%s: %s: %s", w.names[id], fault, describe(&after))
-		}
-		if !known {
-			continue
-		}
-		if fault := w.checkMove(&before, &after); fault != "" {
-			w.brokeLocked("%s: %s:\n was %s\n  is %s", w.names[id], fault, describe(&before), describe(&after))
-		}
-	}
-	w.checkAsked(rows)
-	w.rows = rows
-	clear(w.rescued)
-	w.mu.Unlock()
-	w.checkCounters(rows)
-	w.bury()
+	return rows
 }
 
 func describe(r *tandem.Request) string {
