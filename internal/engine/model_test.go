@@ -184,8 +184,8 @@ func (m *model) commit(change func() error) error {
 }
 
 // change makes a change to one row if it stands as guard asks.
-func (m *model) change(req *tandem.Request, guard func(*row) bool, to func(*row, *tandem.Request)) error {
-	return m.commit(func() error {
+func (m *model) change(ctx context.Context, req *tandem.Request, guard func(*row) bool, to func(*row, *tandem.Request)) error {
+	return unlessLeft(ctx, m.commit(func() error {
 		r := m.rows[req.ID]
 		if r == nil || !guard(r) {
 			return errMoved
@@ -197,7 +197,15 @@ func (m *model) change(req *tandem.Request, guard func(*row) bool, to func(*row,
 		}
 		m.put(r, next)
 		return nil
-	})
+	}))
+}
+
+// unlessLeft is the outcome of a write for a caller who may have left.
+func unlessLeft(ctx context.Context, err error) error {
+	if err == nil && ctx.Err() != nil {
+		return &tandem.Error{Code: tandem.CodeUnknown, Message: "the caller left", Err: ctx.Err()}
+	}
+	return err
 }
 
 func (m *model) tell(id string) {
@@ -234,10 +242,10 @@ func (m *model) insert(ctx context.Context, req *tandem.Request, key *engine.Ide
 		}
 		return nil
 	})
-	if err == nil && ctx.Err() != nil {
-		return "", &tandem.Error{Code: tandem.CodeUnknown, Message: "the caller left", Err: ctx.Err()}
+	if err := unlessLeft(ctx, err); err != nil {
+		return "", err
 	}
-	return holder, err
+	return holder, nil
 }
 
 func (m *model) pending() (n int64) {
@@ -272,8 +280,8 @@ func (m *model) Begin(req *tandem.Request) {
 	m.notes[req.ID] = *req
 }
 
-func (m *model) Start(_ context.Context, req *tandem.Request) error {
-	return m.change(req,
+func (m *model) Start(ctx context.Context, req *tandem.Request) error {
+	return m.change(ctx, req,
 		func(r *row) bool { return r.Status == tandem.Pending && r.Epoch == req.Epoch },
 		func(r *row, next *tandem.Request) {
 			next.Status, next.StartedAt = tandem.Processing, req.StartedAt
@@ -283,8 +291,8 @@ func (m *model) Start(_ context.Context, req *tandem.Request) error {
 		})
 }
 
-func (m *model) Requeue(_ context.Context, req *tandem.Request) error {
-	return m.change(req,
+func (m *model) Requeue(ctx context.Context, req *tandem.Request) error {
+	return m.change(ctx, req,
 		func(r *row) bool { return r.Status == tandem.Processing && r.Epoch == req.Epoch },
 		func(r *row, next *tandem.Request) {
 			next.Status, next.StartedAt = tandem.Pending, time.Time{}
@@ -293,7 +301,7 @@ func (m *model) Requeue(_ context.Context, req *tandem.Request) error {
 		})
 }
 
-func (m *model) Complete(_ context.Context, req *tandem.Request) error {
+func (m *model) Complete(ctx context.Context, req *tandem.Request) error {
 	m.mu.Lock()
 	delete(m.notes, req.ID)
 	missing := m.rows[req.ID] == nil
@@ -306,7 +314,7 @@ func (m *model) Complete(_ context.Context, req *tandem.Request) error {
 			return nil
 		})
 	}
-	return m.change(req,
+	return m.change(ctx, req,
 		func(r *row) bool { return r.Status == tandem.Processing && r.Epoch == req.Epoch },
 		func(r *row, next *tandem.Request) {
 			next.Status, next.Result, next.Failure = req.Status, req.Result, req.Failure
@@ -316,8 +324,8 @@ func (m *model) Complete(_ context.Context, req *tandem.Request) error {
 		})
 }
 
-func (m *model) Fail(_ context.Context, req *tandem.Request) error {
-	return m.change(req,
+func (m *model) Fail(ctx context.Context, req *tandem.Request) error {
+	return m.change(ctx, req,
 		func(r *row) bool { return r.Status == tandem.Pending && r.Epoch == req.Epoch },
 		func(r *row, next *tandem.Request) {
 			next.Status, next.Failure, next.WorkedAt = tandem.Failed, req.Failure, req.WorkedAt
@@ -345,8 +353,8 @@ func (m *model) countFailure(req *tandem.Request) {
 	}
 }
 
-func (m *model) Release(_ context.Context, req *tandem.Request) error {
-	return m.change(req,
+func (m *model) Release(ctx context.Context, req *tandem.Request) error {
+	return m.change(ctx, req,
 		func(r *row) bool { return r.Waited && !r.Status.Worked() },
 		func(r *row, next *tandem.Request) {
 			next.Waited = false
@@ -357,8 +365,8 @@ func (m *model) Release(_ context.Context, req *tandem.Request) error {
 		})
 }
 
-func (m *model) Redeliver(_ context.Context, req *tandem.Request) error {
-	return m.change(req,
+func (m *model) Redeliver(ctx context.Context, req *tandem.Request) error {
+	return m.change(ctx, req,
 		func(r *row) bool { return r.Status == req.Status && r.Callback.State == req.Callback.State },
 		func(r *row, next *tandem.Request) {
 			next.Callback.State, req.Callback.State = tandem.CallbackPending, tandem.CallbackPending
@@ -366,8 +374,8 @@ func (m *model) Redeliver(_ context.Context, req *tandem.Request) error {
 		})
 }
 
-func (m *model) RecordAttempt(_ context.Context, req *tandem.Request, a tandem.Attempt) error {
-	return m.change(req,
+func (m *model) RecordAttempt(ctx context.Context, req *tandem.Request, a tandem.Attempt) error {
+	return m.change(ctx, req,
 		func(r *row) bool {
 			return r.Callback.State == tandem.CallbackPending && r.Status.Worked() && r.Callback.Attempts == a.Number-1
 		},

@@ -308,6 +308,8 @@ func (w *world) checkRow(r *tandem.Request) string {
 		return "it has the result of another"
 	case r.Failure != nil && r.Failure.Code == tandem.FailureCrashed && r.Starts != tandem.MaxStarts:
 		return "it has not crashed often enough"
+	case r.Mode == tandem.Async && !r.Waited && r.Failure != nil && (r.Failure.Code == tandem.FailureInterrupted || r.Failure.Code == tandem.FailureClientGone):
+		return "it was promised, and given up for the service's own reasons"
 	case w.reopened && !worked && r.Status == tandem.Processing:
 		return "a restart has not taken it up"
 	case r.Failure != nil && r.Failure.Code == tandem.FailureExpired && r.WorkedAt.Before(r.ExpiresAt):
