@@ -213,7 +213,7 @@ func (w *world) rest() {
 			g := waiting[w.rng.IntN(len(waiting))]
 			w.release(g, goOn)
 			idle = 0
-		case w.calls() == 0 && w.allSettled() && w.late == nil && !w.live.stopping:
+		case w.calls() == 0 && w.allSettled() && w.late == nil && !w.live.stopping && idle > repeats:
 			w.atRest()
 			return
 		case idle > min(48*time.Hour, 40*w.store.longest()) || n > 50_000:
@@ -227,6 +227,9 @@ func (w *world) rest() {
 		w.check()
 	}
 }
+
+// repeats is how long a write that failed may wait until it is tried again.
+const repeats = 10 * time.Second
 
 // someTime is how long a step may let pass: mostly little, sometimes a lot.
 func (w *world) someTime() time.Duration {
