@@ -83,18 +83,26 @@ func (e *Engine) giveBack(ctx context.Context, req *tandem.Request) error {
 }
 
 // insist repeats a write that must not be lost until storage takes it or is
-// closed, the request has moved on, or the engine is halted.
+// closed, the request has moved on, or the engine is halted. What ended the work
+// does not end it.
 func (e *Engine) insist(ctx context.Context, what, id string, write func(context.Context) error) error {
+	ctx = context.WithoutCancel(ctx)
+	var halted context.Context
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
-		err := write(context.WithoutCancel(ctx))
+		err := write(ctx)
 		switch tandem.CodeOf(err) {
 		case "", tandem.CodeConflict, tandem.CodeDraining:
 			return err
 		}
 		e.log.Error(what+" failed, trying again", "request_id", id, "error", err, "wait", wait)
+		if halted == nil {
+			var done func()
+			halted, done = e.running.add(ctx, "") // under no id: it is not cancelled with the request
+			defer done()
+		}
 		select {
 		case <-time.After(wait):
-		case <-ctx.Done():
+		case <-halted.Done():
 			return err
 		}
 	}

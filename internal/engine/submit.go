@@ -153,9 +153,7 @@ func (e *Engine) writeLater(req *tandem.Request) {
 	e.unwritten.Add(1)
 	go func() {
 		defer e.unwritten.Add(-1)
-		ctx, done := e.running.add(context.Background(), "") // the request itself is over
-		defer done()
-		err := e.insist(ctx, "record outcome", req.ID, func(ctx context.Context) error {
+		err := e.insist(context.Background(), "record outcome", req.ID, func(ctx context.Context) error {
 			return e.backend.Complete(ctx, req)
 		})
 		if err == nil {
