@@ -3,6 +3,7 @@ package engine_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"sync"
 	"testing"
@@ -23,9 +24,9 @@ type model struct {
 
 	// Of this process; the lock is the table's.
 	closed   bool
-	notes    map[string]tandem.Request // begun and not written yet
-	watchers map[chan struct{}]string  // value: the request's id
-	held     map[string]bool           // requests that a step of this process has
+	notes    []tandem.Request         // begun and not written yet
+	watchers map[chan struct{}]string // value: the request's id
+	held     map[string]bool          // requests that a step of this process has
 }
 
 // table is what outlives a process.
@@ -82,7 +83,6 @@ func openModel(t *table, maxPending int) *model {
 		table:      t,
 		maxPending: maxPending,
 		now:        func() time.Time { return time.Now().UTC().Truncate(time.Microsecond) },
-		notes:      make(map[string]tandem.Request),
 		watchers:   make(map[chan struct{}]string),
 		held:       make(map[string]bool),
 	}
@@ -172,12 +172,12 @@ func (m *model) commit(change func() error) error {
 	if m.closed {
 		return &tandem.Error{Code: tandem.CodeDraining, Message: "closed"}
 	}
-	for id, req := range m.notes {
-		if m.rows[id] == nil {
+	for _, req := range m.notes {
+		if m.rows[req.ID] == nil {
 			m.add(req)
 		}
-		delete(m.notes, id)
 	}
+	m.notes = nil
 	err := change()
 	m.announce()
 	return err
@@ -277,7 +277,7 @@ func (m *model) Holder(_ context.Context, owner string, key engine.IdempotencyKe
 func (m *model) Begin(req *tandem.Request) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.notes[req.ID] = *req
+	m.notes = append(m.notes, *req)
 }
 
 func (m *model) Start(ctx context.Context, req *tandem.Request) error {
@@ -303,7 +303,7 @@ func (m *model) Requeue(ctx context.Context, req *tandem.Request) error {
 
 func (m *model) Complete(ctx context.Context, req *tandem.Request) error {
 	m.mu.Lock()
-	delete(m.notes, req.ID)
+	m.notes = slices.DeleteFunc(m.notes, func(note tandem.Request) bool { return note.ID == req.ID })
 	missing := m.rows[req.ID] == nil
 	m.mu.Unlock()
 	if missing && req.Mode == tandem.Sync {

@@ -3,6 +3,7 @@ package engine_test
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -219,16 +220,14 @@ func (w *world) try() {
 
 // someRow draws a request that is on record; "" if none is.
 func (w *world) someRow(suits func(*tandem.Request) bool) string {
-	var all []string
-	for id, r := range w.rows {
-		if suits(&r) {
-			all = append(all, id)
-		}
-	}
+	all := slices.SortedFunc(maps.Keys(w.rows), func(a, b string) int { return strings.Compare(w.names[a], w.names[b]) })
+	all = slices.DeleteFunc(all, func(id string) bool {
+		r := w.rows[id]
+		return !suits(&r)
+	})
 	if len(all) == 0 {
 		return ""
 	}
-	slices.SortFunc(all, func(a, b string) int { return strings.Compare(w.names[a], w.names[b]) })
 	return all[w.rng.IntN(len(all))]
 }
 

@@ -280,6 +280,7 @@ func (w *world) kill(p *process) {
 	p.engine.Halt()
 	p.sender.Close()
 	<-p.ended
+	synctest.Wait()
 	for w.callsOf(p) > 0 { // what waits only for time to pass
 		time.Sleep(time.Second)
 	}
@@ -573,7 +574,11 @@ func (w *world) receive(conn net.Conn, host string) {
 			}
 		}
 		w.answers(id, status)
-		if _, err := fmt.Fprintf(conn, "HTTP/1.1 %d X\r\nContent-Length: 2\r\nRetry-After: 7\r\n\r\nok", status); err != nil {
+		body = []byte("ok")
+		if status == http.StatusNoContent {
+			body = nil
+		}
+		if _, err := fmt.Fprintf(conn, "HTTP/1.1 %d X\r\nContent-Length: %d\r\nRetry-After: 7\r\n\r\n%s", status, len(body), body); err != nil {
 			return
 		}
 	}
