@@ -116,7 +116,7 @@ func (k *soak) load(seed uint64) {
 
 // smallAndQuiet measures a service that has done a little of everything and
 // has come to rest.
-func (k *soak) smallAndQuiet() size {
+func (k *soak) smallAndQuiet() footprint {
 	k.t.Helper()
 	c := &soakClient{soak: k, rng: rand.New(rand.NewPCG(1, 1))}
 	for range 200 {
@@ -271,13 +271,13 @@ func numberOf(r *record) int {
 	return in.N
 }
 
-// size is how large a process is at rest.
-type size struct {
+// footprint is how large a process is at rest.
+type footprint struct {
 	goroutines, files int
 	heap, resident    int // bytes: the live heap after a collection, and what the system gives
 }
 
-func (f size) String() string {
+func (f footprint) String() string {
 	return fmt.Sprintf("%d goroutines, %d files, heap %.1f MB, resident %.1f MB", f.goroutines, f.files, float64(f.heap)/1e6, float64(f.resident)/1e6)
 }
 
@@ -290,7 +290,7 @@ const (
 	residentMost   = 300 << 20
 )
 
-func (k *soak) compare(before, after size) {
+func (k *soak) compare(before, after footprint) {
 	k.t.Logf("at the beginning %v", before)
 	k.t.Logf("at the end       %v", after)
 	if after.goroutines > before.goroutines+goroutinesMore {
@@ -308,9 +308,9 @@ func (k *soak) compare(before, after size) {
 	}
 }
 
-// measure reads the figures of the service, with no connection open but the one
+// measure reads the footprint of the service, with no connection open but the one
 // that asks.
-func (k *soak) measure() size {
+func (k *soak) measure() footprint {
 	k.t.Helper()
 	for _, h := range k.hosts {
 		h.server.CloseClientConnections()
@@ -334,7 +334,7 @@ func (k *soak) measure() size {
 		}
 		return int(v)
 	}
-	return size{
+	return footprint{
 		goroutines: value("go_goroutines"),
 		files:      value("process_open_fds"),
 		heap:       value("go_memstats_heap_alloc_bytes"),

@@ -62,6 +62,7 @@ type Options struct {
 	SyncQueueTimeout time.Duration // how long a sync caller waits for a slot; 2 s
 	WorkTimeout      time.Duration // ends any work; 30 s
 	DrainTimeout     time.Duration // how long Stop lets what runs finish; 30 s
+	Retain           time.Duration // how long a request is kept once it is settled; 0: for ever
 	Paused           bool          // accept and store, start no work and deliver nothing
 
 	Rounds    int             // of compute, per unit of complexity; work.DefaultRounds
@@ -176,6 +177,9 @@ func (o Options) withDefaults() (Options, error) {
 		if d.value < 0 {
 			faults = append(faults, fmt.Errorf("option %s must not be negative, is %v", d.name, d.value))
 		}
+	}
+	if o.Retain != 0 && o.Retain < time.Second {
+		faults = append(faults, fmt.Errorf("option Retain must be at least a second, or 0 to keep requests for ever, is %v", o.Retain))
 	}
 	if o.Rate != (Rate{}) && (o.Rate.N < 1 || o.Rate.Window < time.Second) {
 		faults = append(faults, fmt.Errorf("option Rate must be a count and a window of at least a second, is %v", o.Rate))

@@ -74,6 +74,7 @@ func New(ctx context.Context, opts Options) (_ *Server, err error) {
 
 	backend, err := embedded.Open(ctx, opts.Database, embedded.Options{
 		MaxPending: opts.MaxPending,
+		Retain:     opts.Retain,
 		Logger:     s.log.With("component", "embedded"),
 		Metrics:    metrics,
 	})

@@ -32,6 +32,7 @@ type serveCmd struct {
 	SyncQueueTimeout time.Duration `default:"2s" help:"How long a sync caller waits for a slot; past it 503."`
 	WorkTimeout      time.Duration `default:"30s" help:"Ends any work."`
 	DrainTimeout     time.Duration `default:"30s" help:"How long a shutdown lets what runs finish."`
+	Retain           time.Duration `placeholder:"720h" help:"Delete requests once they have been settled for so long. Default: keep them for ever."`
 	Paused           bool          `help:"Accept and store, start no work: for maintenance and measuring."`
 
 	Rounds   int      `default:"${rounds}" help:"Rounds of compute per unit of complexity; the default takes about 5 ms on a current core."`
@@ -102,6 +103,7 @@ func (c *serveCmd) options() (server.Options, error) {
 		SyncQueueTimeout:          c.SyncQueueTimeout,
 		WorkTimeout:               c.WorkTimeout,
 		DrainTimeout:              c.DrainTimeout,
+		Retain:                    c.Retain,
 		Paused:                    c.Paused,
 		Rounds:                    c.Rounds,
 		CallbackAttempts:          c.CallbackAttempts,
@@ -198,6 +200,9 @@ func (c *serveCmd) options() (server.Options, error) {
 		if d.value <= 0 {
 			fault(d.flag, fmt.Errorf("must be positive, such as 30s, is %v", d.value))
 		}
+	}
+	if c.Retain != 0 && c.Retain < time.Second {
+		fault("--retain", fmt.Errorf("must be at least 1s, such as 720h, is %v", c.Retain))
 	}
 	if opts.Workers == 0 {
 		opts.Workers = runtime.GOMAXPROCS(0)

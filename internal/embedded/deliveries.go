@@ -93,14 +93,15 @@ func (d *deliveries) push(req *tandem.Request) {
 	d.lookAt(h, now)
 }
 
-// pushHost adds a host whose callbacks are on disk.
-func (d *deliveries) pushHost(name string) {
+// pushHost adds a host whose callbacks are on disk, to be looked at after a
+// while.
+func (d *deliveries) pushHost(name string, after time.Duration) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	h := d.host(name)
 	h.onDisk = true
 	h.skipped++
-	d.lookAt(h, time.Now())
+	d.lookAt(h, time.Now().Add(after))
 }
 
 // ended notes that an attempt to the host is over.

@@ -98,11 +98,12 @@ type Engine struct {
 	secrets  func(owner string) []webhook.Secret
 	log      *slog.Logger
 
-	lanes     map[string]*lane // by the name of a work.Class
-	gates     map[string]*gate // of the sync requests, by the same
-	hosts     hosts
-	running   running
-	unwritten atomic.Int64 // sync requests whose outcome could not be written yet
+	lanes   map[string]*lane // by the name of a work.Class
+	gates   map[string]*gate // of the sync requests, by the same
+	hosts   hosts
+	running running
+	// unwritten counts the sync requests whose outcome could not be written yet.
+	unwritten atomic.Int64
 	seen      *Seen
 	comebacks comebacks // to a backlog that was full
 	metrics   *metrics

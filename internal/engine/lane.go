@@ -49,8 +49,10 @@ type ticket struct {
 	mode tandem.Mode
 	ctx  context.Context // of who waits; once it has ended the ticket is skipped
 	// run runs the work in the slot, and returns whether the slot is still its
-	// own: it is not if the work was abandoned meanwhile.
-	run func() bool
+	// own: it is not if the work was abandoned meanwhile. If the work ends its
+	// goroutine, run does not return; then owns says the same.
+	run  func() bool
+	owns bool
 
 	place   *list.Element // while it waits
 	taken   bool          // it has a slot, or had one
@@ -103,17 +105,23 @@ func (l *lane) withdraw(t *ticket) bool {
 // and on it lets all other threads go first, so that requests are accepted at
 // once however busy the slots are.
 func (l *lane) work(t *ticket) {
-	politely := false
+	politely, returned := false, false
+	defer func() {
+		if !returned && t.owns { // by runtime.Goexit: the slot goes on in another goroutine
+			go func() { l.work(l.next()) }()
+		}
+	}()
 	for ; t != nil; t = l.next() {
 		start := time.Now()
 		if !t.run() {
-			return
+			break
 		}
 		if mean := l.note(t, time.Since(start)); l.burnsCPU && mean >= time.Millisecond && !politely {
 			letOthersFirst()
 			politely = true
 		}
 	}
+	returned = true
 }
 
 // begin gives a ticket its slot. Its mode is charged with what its work is

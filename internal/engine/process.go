@@ -141,7 +141,8 @@ const returnGrace = 50 * time.Millisecond
 // Func is abandoned if it ignores the end of its context.
 func (e *Engine) runWork(waiting, ctx context.Context, slots *lane, kind work.Kind, req *tandem.Request, begin func() (goOn bool, err error)) (outcome, error) {
 	over := make(chan outcome, 1)
-	t := &ticket{mode: req.Mode, ctx: waiting, run: func() bool {
+	t := &ticket{mode: req.Mode, ctx: waiting}
+	t.run = func() bool {
 		if goOn, err := begin(); !goOn {
 			over <- outcome{err: err, cause: errNotBegun}
 			return true
@@ -149,10 +150,17 @@ func (e *Engine) runWork(waiting, ctx context.Context, slots *lane, kind work.Ki
 		ctx, cancel := context.WithTimeoutCause(ctx, e.opts.WorkTimeout, errWorkDeadline)
 		defer cancel()
 		watch := e.watch(ctx, slots, kind, req, over)
+		returned := false
+		defer func() {
+			if !returned { // by runtime.Goexit
+				t.owns = watch.returned(outcome{err: &panicError{value: "it ended its goroutine"}, cause: context.Cause(ctx), at: e.opts.Now()})
+			}
+		}()
 		out := call(ctx, kind.Func, work.Input{Data: req.Data, Complexity: req.Complexity})
+		returned = true
 		out.at = e.opts.Now()
 		return watch.returned(out)
-	}}
+	}
 	slots.enqueue(t)
 	var out outcome
 	select {

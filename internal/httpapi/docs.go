@@ -176,12 +176,18 @@ func (o operations) refusal(status string) *huma.Response {
 	if err != nil {
 		panic(err) // unreachable: the statuses are written in this package
 	}
-	return &huma.Response{
+	refusal := &huma.Response{
 		Description: http.StatusText(code),
 		Content: map[string]*huma.MediaType{
 			problemMediaType: {Schema: o.schema(reflect.TypeFor[Problem]())},
 		},
 	}
+	if code == http.StatusTooManyRequests || code == http.StatusServiceUnavailable {
+		refusal.Headers = map[string]*huma.Param{
+			"Retry-After": {Description: "Seconds until it is worth trying again", Schema: &huma.Schema{Type: huma.TypeInteger}},
+		}
+	}
+	return refusal
 }
 
 // submits describes an operation that takes work: its two good answers, the one

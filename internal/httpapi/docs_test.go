@@ -56,6 +56,10 @@ func TestOpenAPIDescribesEveryRouteAndTheCallback(t *testing.T) {
 				if doc.Paths[path][method].Responses[status] == nil {
 					t.Errorf("%s %s: %s is not described", method, path, status)
 				}
+				later := status == "429" || status == "503"
+				if later && !strings.Contains(fmt.Sprint(doc.Paths[path][method].Responses[status]), "Retry-After") {
+					t.Errorf("%s %s: %s does not say when to come back", method, path, status)
+				}
 			}
 		}
 		if len(doc.Paths[path]) != len(methods) {
@@ -141,7 +145,7 @@ func TestEveryErrorCodeIsDocumented(t *testing.T) {
 	}
 	_, table, _ := strings.Cut(string(text), "\n## Errors")
 	documented := map[string]bool{}
-	for _, m := range regexp.MustCompile("(?m)^\\| (\\d{3}) \\| ([^|]+) \\|").FindAllStringSubmatch(table, -1) {
+	for _, m := range regexp.MustCompile(`(?m)^\| (\d{3}) \| ([^|]+) \|`).FindAllStringSubmatch(table, -1) {
 		for _, code := range regexp.MustCompile("`(\\w+)`").FindAllStringSubmatch(m[2], -1) {
 			documented[m[1]+" "+code[1]] = true
 		}

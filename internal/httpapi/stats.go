@@ -20,10 +20,12 @@ type Stats struct {
 	System            System            `json:"system"`
 }
 
-// RequestStatistics counts since the database was made; latencies and
-// throughput are of this process and of late.
+// RequestStatistics counts the requests that are kept: all since the database
+// was made, less those deleted by age. Latencies and throughput are of this
+// process and of late.
 type RequestStatistics struct {
 	TotalRequests     int64            `json:"total_requests"`
+	PrunedRequests    int64            `json:"pruned_requests" doc:"Deleted since the database was made because they were old; in none of the other counts"`
 	SyncRequests      int64            `json:"sync_requests"`
 	AsyncRequests     int64            `json:"async_requests"`
 	CompletedRequests int64            `json:"completed_requests" doc:"Worked without failure, whatever became of the callback"`
@@ -170,6 +172,7 @@ func requestStatistics(s *engine.Stats) RequestStatistics {
 	}
 	r.SyncRequests, r.AsyncRequests = total[tandem.Sync], total[tandem.Async]
 	r.TotalRequests = r.SyncRequests + r.AsyncRequests
+	r.PrunedRequests = s.Counts.Pruned
 	r.FailedRequests = r.ByStatus[string(tandem.Failed)]
 	r.SuccessRate = ratio(float64(r.CompletedRequests), r.CompletedRequests+r.FailedRequests)
 	r.SyncAvgMS = ratio(engine.Milliseconds(processing[tandem.Sync]), worked[tandem.Sync])

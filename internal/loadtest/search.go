@@ -248,7 +248,8 @@ func (s *search) try(ctx context.Context, phase Phase, rate float64, length time
 }
 
 func (s *search) outOfReach(rate float64) string {
-	return fmt.Sprintf("the generator's limit, at %.4g/s: %s", rate, strings.Join(s.stages[len(s.stages)-1].Void, " "))
+	why := strings.Join(s.stages[len(s.stages)-1].Void, " ")
+	return fmt.Sprintf("the generator's limit, at %.4g/s: %s", rate, strings.TrimSuffix(why, "."))
 }
 
 // confirm runs longer stages at the best rate, and below it.
