@@ -57,7 +57,7 @@ type runner struct {
 	backend  *Backend
 	steps    engine.Steps
 	stepCtx  context.Context // of the steps; it does not end with Run's
-	running  sync.WaitGroup  // the steps
+	running  crew            // the steps
 	suspects chan struct{}   // held by the one suspect that runs
 }
 
