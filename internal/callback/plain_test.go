@@ -37,25 +37,23 @@ func TestSendTakesNoAnswerThatCameUnasked(t *testing.T) {
 			read, written := make(chan struct{}), make(chan struct{})
 			addr := rawReceiver(t, func(c net.Conn) {
 				first := connections.Add(1) == 1
-				br := bufio.NewReader(c)
-				for {
-					r, err := http.ReadRequest(br)
-					if err != nil {
-						return
-					}
-					io.Copy(io.Discard, r.Body)
-					switch {
-					case !first:
-						io.WriteString(c, "HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n")
-					case tt.later:
-						io.WriteString(c, fine)
-						<-read
-						io.WriteString(c, fine)
-						close(written)
-					default:
-						io.WriteString(c, fine+fine)
-					}
+				r, err := http.ReadRequest(bufio.NewReader(c))
+				if err != nil {
+					return
 				}
+				io.Copy(io.Discard, r.Body)
+				switch {
+				case !first:
+					io.WriteString(c, "HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n")
+				case tt.later:
+					io.WriteString(c, fine)
+					<-read
+					io.WriteString(c, fine)
+					close(written)
+				default:
+					io.WriteString(c, fine+fine)
+				}
+				hang(c)
 			})
 			s := newSender(t, callback.Options{})
 			if a := s.Send(t.Context(), message("http://"+addr)); a.Status != 200 {
