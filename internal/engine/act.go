@@ -18,6 +18,24 @@ func cancelled() *tandem.Failure {
 	return &tandem.Failure{Code: tandem.FailureCancelled, Message: "cancelled"}
 }
 
+// reason is a cause as it is told to another process, and causeOf turns it back.
+func reason(cause error) tandem.FailureCode {
+	if errors.Is(cause, errCancelled) {
+		return tandem.FailureCancelled
+	}
+	return tandem.FailureClientGone
+}
+
+func causeOf(why tandem.FailureCode) error {
+	if why == tandem.FailureCancelled {
+		return errCancelled
+	}
+	return errCallerLeft
+}
+
+// Interrupt implements Steps.
+func (e *Engine) Interrupt(id string, why tandem.FailureCode) { e.running.cancel(id, causeOf(why)) }
+
 // Cancel ends a request of the caller that is not worked yet: one that waits
 // fails at once, one that runs is stopped. The request it returns is worked. It
 // returns CodeConflict if it was worked already, and CodeNotFound.
@@ -38,6 +56,7 @@ func (e *Engine) cancel(ctx context.Context, req *tandem.Request, cause error) (
 	defer stop()
 	patience := time.NewTimer(stopPatience)
 	defer patience.Stop()
+	asked := false
 	for {
 		found, err := e.backend.Request(ctx, req.ID)
 		if err != nil {
@@ -56,7 +75,12 @@ func (e *Engine) cancel(ctx context.Context, req *tandem.Request, cause error) (
 			}
 			return found, err
 		case tandem.Processing:
-			e.running.cancel(found.ID, cause)
+			if !e.running.cancel(found.ID, cause) && !asked { // it may run elsewhere
+				if err := e.backend.Interrupt(ctx, found.ID, reason(cause)); err != nil {
+					return found, err
+				}
+				asked = true
+			}
 		default:
 			return found, errFinal
 		}
