@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"tandem"
@@ -105,6 +106,23 @@ var errFinal = &tandem.Error{Code: tandem.CodeConflict, Message: "the request is
 // Expire gives a pending request the outcome of one whose time is over.
 func Expire(req *tandem.Request, now time.Time) {
 	finish(req, nil, &tandem.Failure{Code: tandem.FailureExpired, Message: "it had not begun when expires_at was reached"}, now)
+}
+
+// Interrupted gives a request that is not started again, after the process that
+// worked it has died, its outcome.
+func Interrupted(req *tandem.Request, now time.Time) *tandem.Request {
+	req.Status, req.WorkedAt = tandem.Failed, now
+	req.Failure = &tandem.Failure{Code: tandem.FailureInterrupted, Message: "interrupted by a restart"}
+	if req.Mode == tandem.Async && !req.Waited {
+		req.Failure = &tandem.Failure{
+			Code:    tandem.FailureCrashed,
+			Message: fmt.Sprintf("the service went down during each of %d starts of this work", req.Starts),
+		}
+	}
+	if req.Callback.State == tandem.CallbackPending {
+		req.Callback.NextAt = now
+	}
+	return req
 }
 
 // Redeliver owes the callback of a request of the caller once more, with as many
