@@ -29,6 +29,7 @@ type cli struct {
 	Report  reportCmd  `cmd:"" help:"Render result files anew."`
 	Check   checkCmd   `cmd:"" help:"Probe the defences of a running instance."`
 	Keys    keysCmd    `cmd:"" help:"The API keys of a service: create, list, rotate, revoke."`
+	Migrate migrateCmd `cmd:"" help:"Bring the schema of a Postgres up to date."`
 	Secret  secretCmd  `cmd:"" help:"The secret that callbacks are signed with."`
 	Version versionCmd `cmd:"" help:"Print the version."`
 }

@@ -28,14 +28,9 @@ const migrationLock = 0x74616e64656d // "tandem"
 // Migrate brings the schema of the database at the URL up to date: ours, and
 // River's. Processes that use it meanwhile go on.
 func Migrate(ctx context.Context, database string, log *slog.Logger) error {
-	config, err := parse(database)
+	pool, err := connect(ctx, database)
 	if err != nil {
 		return err
-	}
-	config.MaxConns = max(config.MaxConns, 3)
-	pool, err := pgxpool.NewWithConfig(ctx, config)
-	if err != nil {
-		return fmt.Errorf("open the database %s: %w", Hide(database), err)
 	}
 	defer pool.Close()
 	if err := migrate(ctx, pool, log); err != nil {
@@ -72,7 +67,7 @@ func migrate(ctx context.Context, pool *pgxpool.Pool, log *slog.Logger) (err err
 	if _, err := provider.Up(ctx); err != nil {
 		return err
 	}
-	migrator, err := rivermigrate.New(riverpgxv5.New(pool), &rivermigrate.Config{Logger: log})
+	migrator, err := rivermigrate.New(riverpgxv5.New(pool), &rivermigrate.Config{Logger: quiet(log)})
 	if err != nil {
 		return err
 	}

@@ -150,7 +150,7 @@ func Open(ctx context.Context, database string, opts Options) (_ *Backend, err e
 	if err := b.openPools(ctx, database); err != nil {
 		return nil, err
 	}
-	if err := migrate(ctx, b.pool, quiet(b.log)); err != nil {
+	if err := migrate(ctx, b.pool, b.log); err != nil {
 		return nil, fmt.Errorf("prepare the database %s: %w", Hide(database), err)
 	}
 	if err := b.checkDurable(ctx); err != nil {

@@ -34,6 +34,9 @@ type Options struct {
 	Rate           limit.Rate      // of POST requests per caller who has none of their own; none
 	TrustedProxies []netip.Prefix  // whose X-Forwarded-For is believed
 
+	// NoSubmissions refuses new requests: other processes take them.
+	NoSubmissions bool
+
 	// CORSOrigins are those whose pages may use the service; see CheckOrigin.
 	CORSOrigins []string
 	// SeparateAdmin moves the metrics and the docs to Admin.

@@ -43,6 +43,9 @@ func (a *API) enter(w http.ResponseWriter, r *http.Request) *http.Request {
 	if refused == nil && key != nil && !key.Admin && adminOnly(r.URL.Path) {
 		refused = newProblem(http.StatusForbidden, "forbidden", "", "this is for admin keys; make one with tandem keys create --admin")
 	}
+	if refused == nil && limited(r) && a.opts.NoSubmissions {
+		refused = newProblem(http.StatusServiceUnavailable, "not_here", "", "this process takes no requests; send them to one with the role api")
+	}
 	if refused == nil && limited(r) {
 		refused = a.admit(w, r, key)
 	}
