@@ -228,14 +228,15 @@ func (b *Backend) openPools(ctx context.Context, database string) error {
 		return pool, nil
 	}
 	// Plans are made while the tables are small, and kept when they have grown:
-	// every query has an index that is right then.
-	settings := map[string]string{"application_name": "tandem", "enable_seqscan": "off", "synchronous_commit": "on"}
+	// every query has an index that is right then. What costs a plan without one
+	// would set off the compiler, for seconds.
+	settings := map[string]string{"application_name": "tandem", "enable_seqscan": "off", "jit": "off", "synchronous_commit": "on"}
 	var err error
 	if b.pool, err = open(rowConnections, settings); err != nil {
 		return err
 	}
 	b.queue, err = open(queueConnections, map[string]string{
-		"application_name": "tandem queue", "enable_seqscan": "off", "synchronous_commit": "off"})
+		"application_name": "tandem queue", "enable_seqscan": "off", "jit": "off", "synchronous_commit": "off"})
 	return err
 }
 

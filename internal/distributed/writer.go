@@ -322,7 +322,7 @@ func failed(err error) error {
 
 // beginQuery begins a transaction. Its statements find their rows by index,
 // whatever the size of the tables was when the plan was made.
-const beginQuery = `BEGIN; SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off`
+const beginQuery = `BEGIN; SET LOCAL jit = off; SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off`
 
 // try runs one transaction. Unless it is committed, err says why, and nothing of
 // it stays - or nobody knows, if it is errUnknown.
