@@ -13,6 +13,7 @@ import (
 	"tandem/internal/distributed"
 	"tandem/internal/embedded"
 	"tandem/internal/engine"
+	"tandem/internal/limit"
 	"tandem/webhook"
 	"tandem/work"
 )
@@ -55,6 +56,16 @@ func openDatabase(ctx context.Context, opts Options, log *slog.Logger, metrics p
 		Logger:          log.With("component", "distributed"),
 		Metrics:         metrics,
 	})
+}
+
+// sharedLimits returns what makes the rate limits of all processes together, nil
+// where there is only one process.
+func sharedLimits(db database) func(limit.Rate) limit.Taker {
+	shared, ok := db.(interface{ Limiter(limit.Rate) limit.Taker })
+	if !ok {
+		return nil
+	}
+	return shared.Limiter
 }
 
 // IsPostgres reports whether a Database is the URL of a Postgres rather than the

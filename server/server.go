@@ -120,6 +120,7 @@ func New(ctx context.Context, opts Options) (_ *Server, err error) {
 	}
 	api, err := httpapi.New(s.engine, httpapi.Options{
 		Demo:           opts.Mode == Demo,
+		NewLimiter:     sharedLimits(backend),
 		NoSubmissions:  !opts.has(RoleAPI),
 		Keys:           admitted,
 		Rate:           opts.Rate,

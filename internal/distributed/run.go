@@ -246,8 +246,11 @@ func (r *runner) each(rows []row, do func(*tandem.Request) error) error {
 // forget deletes what is too old to matter.
 func (r *runner) forget(ctx context.Context) error {
 	_, err := r.b.pool.Exec(ctx, forgetKeysQuery, r.b.now().Add(-engine.IdempotencyKept).UnixMicro())
-	return errors.Join(err, r.b.breakers.forget(ctx))
+	_, ratesErr := r.b.queue.Exec(ctx, forgetRatesQuery)
+	return errors.Join(err, ratesErr, r.b.breakers.forget(ctx))
 }
+
+const forgetRatesQuery = `DELETE FROM rate_limits WHERE till < (extract(epoch FROM now()) * 1000000)::bigint`
 
 const forgetKeysQuery = `DELETE FROM idempotency_keys WHERE (owner, key) IN (
 	SELECT owner, key FROM idempotency_keys WHERE created_at < $1 ORDER BY created_at LIMIT 1000)`

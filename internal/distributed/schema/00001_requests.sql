@@ -137,14 +137,44 @@ CREATE TABLE breakers (
     probe_till BIGINT               -- a process has leave to find out, until then
 );
 
--- The requests that were let in, by key and slice of time, as many as have a
--- part in a decision.
+-- The requests that were let in, by key and slice of time, for as long as they
+-- have a part in a decision.
 CREATE TABLE rate_limits (
     key   TEXT   NOT NULL,
-    slice BIGINT NOT NULL,
+    slice BIGINT NOT NULL,          -- when it begins
+    till  BIGINT NOT NULL,          -- when it no longer counts
     used  BIGINT NOT NULL,
     PRIMARY KEY (key, slice)
-);
+) WITH (fillfactor = 50);
+CREATE INDEX rate_limits_by_age ON rate_limits (till);
+
+-- take_from_rate lets in as many of the wanted requests of a key as its rate has
+-- room for: most in any window. It counts in slices of a fiftieth of the window,
+-- a slice for as long as a part of it is in the window: so it never lets in too
+-- many, whichever process asks. A negative want gives back what was not used.
+-- Times are Postgres's, not those of the processes.
+-- +goose StatementBegin
+CREATE FUNCTION take_from_rate(the_key TEXT, want BIGINT, most BIGINT, window_us BIGINT,
+    OUT granted BIGINT, OUT room BIGINT, OUT reset_us BIGINT) AS $$
+DECLARE
+    length BIGINT := greatest(1, window_us / 50);
+    now_us BIGINT;
+    oldest BIGINT;
+BEGIN
+    PERFORM pg_advisory_xact_lock(1952542308, hashtext(the_key));
+    now_us := (extract(epoch FROM clock_timestamp()) * 1000000)::BIGINT;
+    SELECT most - coalesce(sum(r.used), 0), min(r.till) FILTER (WHERE r.used > 0) INTO room, oldest
+        FROM rate_limits r WHERE r.key = the_key AND r.till > now_us;
+    granted := least(want, greatest(room, 0));
+    room := room - granted;
+    reset_us := coalesce(oldest - now_us, window_us);
+    IF granted <> 0 THEN
+        INSERT INTO rate_limits AS r (key, slice, till, used)
+            VALUES (the_key, now_us / length * length, now_us / length * length + length + window_us, granted)
+            ON CONFLICT (key, slice) DO UPDATE SET used = r.used + excluded.used;
+    END IF;
+END $$ LANGUAGE plpgsql;
+-- +goose StatementEnd
 
 -- The oldest program that may use this database, so that a program refuses only
 -- a schema that says it is too new for it.
