@@ -57,7 +57,7 @@ func (e *Engine) cancel(ctx context.Context, req *tandem.Request, cause error) (
 	defer stop()
 	patience := time.NewTimer(stopPatience)
 	defer patience.Stop()
-	asked := false
+	told := false // somebody was told to stop it
 	for {
 		found, err := e.backend.Request(ctx, req.ID)
 		if err != nil {
@@ -76,19 +76,22 @@ func (e *Engine) cancel(ctx context.Context, req *tandem.Request, cause error) (
 			}
 			return found, err
 		case tandem.Processing:
-			if !e.running.cancel(found.ID, cause) && !asked { // it may run elsewhere
+			if !e.running.cancel(found.ID, cause) && !told { // it may run elsewhere
 				if err := e.backend.Interrupt(ctx, found.ID, reason(cause)); err != nil {
 					return found, err
 				}
-				asked = true
 			}
+			told = true
 		default:
+			if told && wasCancelled(&found) { // read before we heard of it
+				return found, nil
+			}
 			return found, errFinal
 		}
 		select {
 		case <-worked:
 			found, err := e.backend.Request(ctx, req.ID)
-			if err == nil && (found.Failure == nil || found.Failure.Code != tandem.FailureCancelled) {
+			if err == nil && !wasCancelled(&found) {
 				err = errFinal // it came to its own end first
 			}
 			return found, err
@@ -99,6 +102,10 @@ func (e *Engine) cancel(ctx context.Context, req *tandem.Request, cause error) (
 			return found, ctx.Err()
 		}
 	}
+}
+
+func wasCancelled(req *tandem.Request) bool {
+	return req.Failure != nil && req.Failure.Code == tandem.FailureCancelled
 }
 
 var errFinal = &tandem.Error{Code: tandem.CodeConflict, Message: "the request is worked: there is nothing left to cancel"}
