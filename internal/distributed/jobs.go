@@ -44,19 +44,26 @@ func processQueue(lane string) string {
 const tries = 1000
 
 func processJob(req *tandem.Request) river.InsertManyParams {
-	return river.InsertManyParams{
-		Args:       processArgs{req.ID},
-		InsertOpts: &river.InsertOpts{Queue: processQueue(req.Lane), ScheduledAt: req.NotBefore, MaxAttempts: tries},
-	}
+	return job(processArgs{req.ID}, processQueue(req.Lane), req.NotBefore)
 }
 
 // deliverJob is of a request that owes its callback at Callback.NextAt.
 func deliverJob(req *tandem.Request) river.InsertManyParams {
-	return river.InsertManyParams{
-		Args:       deliverArgs{req.ID},
-		InsertOpts: &river.InsertOpts{Queue: deliverQueue, ScheduledAt: req.Callback.NextAt, MaxAttempts: tries},
-	}
+	return job(deliverArgs{req.ID}, deliverQueue, req.Callback.NextAt)
 }
+
+// job is to be run at a time. River looks for jobs with a time of their own only
+// every five seconds: so one that is due sooner goes without, and its step says
+// when exactly to come back.
+func job(args river.JobArgs, queue string, at time.Time) river.InsertManyParams {
+	opts := &river.InsertOpts{Queue: queue, MaxAttempts: tries}
+	if time.Until(at) > scheduleBeyond {
+		opts.ScheduledAt = at
+	}
+	return river.InsertManyParams{Args: args, InsertOpts: opts}
+}
+
+const scheduleBeyond = 10 * time.Second
 
 // kinds registers every kind of job, to be run by r. Every client has all of
 // them: the one that leads discards jobs of kinds that it does not know.
