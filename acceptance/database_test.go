@@ -90,8 +90,8 @@ func soundFile(t *testing.T, file string) {
 		), kept AS (
 			SELECT owner, mode, status, callback_state, sum(requests) AS n FROM request_counters GROUP BY 1, 2, 3, 4 HAVING sum(requests) != 0
 		)
-		SELECT (SELECT count(*) FROM (SELECT * FROM counted EXCEPT SELECT * FROM kept))
-			+ (SELECT count(*) FROM (SELECT * FROM kept EXCEPT SELECT * FROM counted))`).Scan(&apart)
+		SELECT (SELECT count(*) FROM (SELECT * FROM counted EXCEPT SELECT * FROM kept) AS a)
+			+ (SELECT count(*) FROM (SELECT * FROM kept EXCEPT SELECT * FROM counted) AS b)`).Scan(&apart)
 	if err != nil || apart != 0 {
 		t.Errorf("%d counters do not equal the rows, %v", apart, err)
 	}

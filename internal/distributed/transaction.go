@@ -23,6 +23,7 @@ type transaction struct {
 	tx      pgx.Tx
 	w       *writer
 	shard   int
+	room    int64 // that it has taken
 	pending int64 // by which the requests that wait become more
 
 	jobs     []river.InsertManyParams
@@ -136,12 +137,18 @@ func epochs(writes []*write) []int {
 // insert makes new requests, and the jobs to process those that wait. Those that
 // come with an Idempotency-Key that another request holds are not made.
 func (t *transaction) insert(ctx context.Context, writes []*write) error {
-	free := int64(len(writes))
-	if slices.ContainsFunc(writes, func(wr *write) bool { return wr.req.Status == tandem.Pending }) {
+	var free int64 // of room for requests that wait
+	for _, wr := range writes {
+		if wr.req.Status == tandem.Pending {
+			free++
+		}
+	}
+	if free > 0 {
 		var err error
-		if free, err = t.w.room.free(ctx, t.tx); err != nil {
+		if free, err = t.w.room.take(ctx, t.tx, free); err != nil {
 			return err
 		}
+		t.room = free
 	}
 	if err := t.claim(ctx, writes, &free); err != nil {
 		return err
@@ -197,8 +204,14 @@ func (t *transaction) claim(ctx context.Context, writes []*write, free *int64) e
 	old := t.w.now().Add(-engine.IdempotencyKept).UnixMicro()
 	owners := column(keyed, func(wr *write) string { return wr.req.Owner })
 	keys := column(keyed, func(wr *write) string { return wr.key.Key })
-	// Without room no key is taken, but one that is held is still found.
-	if *free > 0 {
+	// Without room for them no key is taken, but one that is held is still found.
+	waiting := int64(0)
+	for _, wr := range keyed {
+		if wr.req.Status == tandem.Pending {
+			waiting++
+		}
+	}
+	if *free >= waiting {
 		rows, err := t.tx.Query(ctx, `
 			INSERT INTO idempotency_keys AS k (owner, key, fingerprint, request_id, created_at)
 			SELECT * FROM unnest($1::text[], $2::text[], $3::bytea[], $4::text[], $5::bigint[])

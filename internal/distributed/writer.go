@@ -340,6 +340,12 @@ func (w *writer) try(batch []*write, shard int) (err error) {
 		}
 	}()
 	t := newTransaction(tx, w, shard)
+	defer func() {
+		if err != nil {
+			t.pending = 0
+		}
+		w.room.ended(t.room, t.pending)
+	}()
 	if err := t.run(ctx, batch); err != nil {
 		if tx.Conn().IsClosed() {
 			return errors.Join(errNotBegun, err)
@@ -352,7 +358,6 @@ func (w *writer) try(batch []*write, shard int) (err error) {
 		}
 		return errors.Join(errUnknown, fmt.Errorf("commit: %w", err))
 	}
-	w.room.add(t.pending)
 	return nil
 }
 
@@ -363,37 +368,44 @@ type room struct {
 	most int
 
 	mu    sync.Mutex
-	known int64
+	known int64 // as the counters say, with what has changed here since
 	asOf  time.Time
+	taken int64 // of known: by transactions under way
 }
 
 // lookForRoom is how often accepting looks at the counters.
 const lookForRoom = 100 * time.Millisecond
 
-// free returns how many more requests may wait.
-func (r *room) free(ctx context.Context, tx pgx.Tx) (int64, error) {
+// take takes room for as many of the wanted requests as there is. The
+// transaction gives it back when it ends.
+func (r *room) take(ctx context.Context, tx pgx.Tx, want int64) (got int64, err error) {
 	r.mu.Lock()
 	stale := time.Since(r.asOf) > lookForRoom
 	r.mu.Unlock()
 	if stale {
 		var n int64
-		err := tx.QueryRow(ctx, pendingQuery).Scan(&n)
-		if err != nil {
+		if err := tx.QueryRow(ctx, pendingQuery).Scan(&n); err != nil {
 			return 0, fmt.Errorf("read backlog: %w", err)
 		}
 		r.mu.Lock()
-		r.known, r.asOf = n, time.Now()
+		r.known, r.asOf = n+r.taken, time.Now()
 		r.mu.Unlock()
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return int64(r.most) - r.known, nil
+	got = max(0, min(want, int64(r.most)-r.known))
+	r.known += got
+	r.taken += got
+	return got, nil
 }
 
-func (r *room) add(n int64) {
+// ended gives back what a transaction has taken, and notes by how many more
+// requests wait because of it.
+func (r *room) ended(taken, pending int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.known += n
+	r.taken -= taken
+	r.known += pending - taken
 }
 
 const pendingQuery = `SELECT coalesce(sum(requests), 0)::bigint FROM request_counters WHERE mode = 'async' AND status = 'pending'`
