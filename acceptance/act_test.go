@@ -15,10 +15,13 @@ func (s *service) cancel(id string) answer {
 }
 
 func TestWhatWaitsAndWhatRunsCanBeCancelled(t *testing.T) {
-	t.Parallel()
+	onEach(t, whatWaitsAndWhatRunsCanBeCancelled)
+}
+
+func whatWaitsAndWhatRunsCanBeCancelled(t *testing.T, database string) {
 	up := newUpstream(t)
 	rcv := receive(t, nil)
-	s := serve(t, up.flag(), "--io-concurrency", "1")
+	s := serve(t, "--database", database, up.flag(), "--io-concurrency", "1")
 	running := s.async(up.work("runs", rcv.url))
 	up.await()
 	waiting := s.async(up.work("waits", rcv.url))
@@ -66,14 +69,17 @@ func (s *service) onlyOne(query string) record {
 }
 
 func TestCallbacksAreDeliveredAgain(t *testing.T) {
-	t.Parallel()
+	onEach(t, callbacksAreDeliveredAgain)
+}
+
+func callbacksAreDeliveredAgain(t *testing.T, database string) {
 	refuse := newGate()
 	rcv := receive(t, func(w http.ResponseWriter, r *http.Request, _ delivery) {
 		if !refuse.isOpen() {
 			w.WriteHeader(http.StatusGone)
 		}
 	})
-	s := serve(t)
+	s := serve(t, "--database", database)
 	id := s.async(submission{Workload: "wait", Data: data, CallbackURL: rcv.url})
 	first := rcv.next()
 	if rec := s.settled(id); rec.Status != "callback_failed" {
@@ -119,7 +125,10 @@ func (s *service) listCallbacks(query string) []record {
 }
 
 func TestManyCallbacksAreDeliveredAgain(t *testing.T) {
-	t.Parallel()
+	onEach(t, manyCallbacksAreDeliveredAgain)
+}
+
+func manyCallbacksAreDeliveredAgain(t *testing.T, database string) {
 	refuse := newGate()
 	reply := func(w http.ResponseWriter, r *http.Request, _ delivery) {
 		if !refuse.isOpen() {
@@ -127,7 +136,7 @@ func TestManyCallbacksAreDeliveredAgain(t *testing.T) {
 		}
 	}
 	rcv, other := receive(t, reply), receive(t, reply)
-	s := serve(t)
+	s := serve(t, "--database", database)
 	var ids []string
 	for range 3 {
 		id := s.async(submission{Workload: "wait", Data: data, CallbackURL: rcv.url})
@@ -178,8 +187,10 @@ func TestManyCallbacksAreDeliveredAgain(t *testing.T) {
 }
 
 func TestWorkIsDelayedAndExpires(t *testing.T) {
-	t.Parallel()
-	file := newFile(t)
+	onEach(t, workIsDelayedAndExpires)
+}
+
+func workIsDelayedAndExpires(t *testing.T, file string) {
 	rcv := receive(t, nil)
 	s := serve(t, "--database", file)
 	at := func(d time.Duration) string { return time.Now().Add(d).UTC().Format(time.RFC3339Nano) }
@@ -275,9 +286,9 @@ func TestACallerChoosesHowItIsCalledBack(t *testing.T) {
 
 func TestSyncRespondsAsyncIfItIsPreferred(t *testing.T) {
 	t.Parallel()
+	file := newFile(t)
 	up := newUpstream(t)
 	rcv := receive(t, nil)
-	file := newFile(t)
 	s := serve(t, "--database", file, up.flag())
 	at := func(prefer string, sub submission) answer {
 		t.Helper()

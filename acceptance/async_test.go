@@ -24,9 +24,12 @@ func TestAServiceInMemoryDoesNotSayOnDisk(t *testing.T) {
 }
 
 func TestAcceptedWorkIsDeliveredSignedAndOnRecord(t *testing.T) {
-	t.Parallel()
+	onEach(t, acceptedWorkIsDeliveredSignedAndOnRecord)
+}
+
+func acceptedWorkIsDeliveredSignedAndOnRecord(t *testing.T, database string) {
 	rcv := receive(t, nil)
-	s := serve(t, "--database", newFile(t))
+	s := serve(t, "--database", database)
 
 	a := s.post("/async", submission{Data: map[string]any{"a": 1, "b": 2.5}, Complexity: 2, CallbackURL: rcv.url})
 	var accepted struct {
@@ -77,10 +80,13 @@ func TestAcceptedWorkIsDeliveredSignedAndOnRecord(t *testing.T) {
 }
 
 func TestBothPatternsGiveTheSameResult(t *testing.T) {
-	t.Parallel()
+	onEach(t, bothPatternsGiveTheSameResult)
+}
+
+func bothPatternsGiveTheSameResult(t *testing.T, database string) {
 	u := newUpstream(t)
 	u.open()
-	s := serve(t, u.flag(), "--rounds", "1000")
+	s := serve(t, "--database", database, u.flag(), "--rounds", "1000")
 	for _, c := range []struct {
 		name string
 		sub  submission
@@ -123,12 +129,15 @@ func TestWithoutCallbackURLTheCallerPolls(t *testing.T) {
 }
 
 func TestWaitHoldsTheAnswerUntilTheWorkIsDoneAndNotTheCallback(t *testing.T) {
-	t.Parallel()
+	onEach(t, waitHoldsTheAnswerUntilTheWorkIsDoneAndNotTheCallback)
+}
+
+func waitHoldsTheAnswerUntilTheWorkIsDoneAndNotTheCallback(t *testing.T, database string) {
 	u := newUpstream(t)
 	delivered := newGate()
 	rcv := receive(t, func(_ http.ResponseWriter, r *http.Request, _ delivery) { delivered.pass(r) })
 	t.Cleanup(delivered.open)
-	s := serve(t, u.flag())
+	s := serve(t, "--database", database, u.flag())
 	id := s.async(u.work("a", rcv.url))
 	u.await()
 

@@ -11,13 +11,13 @@ import (
 
 func TestARetrySurvivesARestartAndComesNoSoonerThanItIsDue(t *testing.T) {
 	t.Parallel()
+	file := newFile(t)
 	rcv := receive(t, func(w http.ResponseWriter, _ *http.Request, d delivery) {
 		if d.n == 1 {
 			w.Header().Set("Retry-After", "2")
 			w.WriteHeader(http.StatusInternalServerError)
 		}
 	})
-	file := newFile(t)
 	s := serve(t, "--database", file)
 	id := s.async(submission{Workload: "wait", Data: data, CallbackURL: rcv.url})
 	first := rcv.next()
@@ -56,8 +56,11 @@ func TestARetrySurvivesARestartAndComesNoSoonerThanItIsDue(t *testing.T) {
 }
 
 func TestACallbackIsGivenUpVisibly(t *testing.T) {
-	t.Parallel()
-	s := serve(t, "--database", newFile(t), "--callback-attempts", "2", "--callback-timeout", "400ms")
+	onEach(t, aCallbackIsGivenUpVisibly)
+}
+
+func aCallbackIsGivenUpVisibly(t *testing.T, database string) {
+	s := serve(t, "--database", database, "--callback-attempts", "2", "--callback-timeout", "400ms")
 	for _, c := range []struct {
 		name     string
 		answer   func(http.ResponseWriter, *http.Request, delivery)
@@ -119,11 +122,13 @@ func TestFailedWorkStillReportsItsFailure(t *testing.T) {
 }
 
 func TestAnOpenBreakerSpendsNoAttemptsAndDelaysNobodyElse(t *testing.T) {
-	t.Parallel()
+	onEach(t, anOpenBreakerSpendsNoAttemptsAndDelaysNobodyElse)
+}
+
+func anOpenBreakerSpendsNoAttemptsAndDelaysNobodyElse(t *testing.T, file string) {
 	const owed = 8
 	dead := receive(t, status(http.StatusServiceUnavailable))
 	well := receive(t, nil)
-	file := newFile(t)
 	s := serve(t, "--database", file, "--callback-per-host", "1")
 	ids := make([]string, owed)
 	for i := range ids {
@@ -181,13 +186,16 @@ func TestAnOpenBreakerSpendsNoAttemptsAndDelaysNobodyElse(t *testing.T) {
 }
 
 func TestADeadHostDelaysNobodyElse(t *testing.T) {
-	t.Parallel()
+	onEach(t, aDeadHostDelaysNobodyElse)
+}
+
+func aDeadHostDelaysNobodyElse(t *testing.T, database string) {
 	const owed, perHost = 20, 3
 	held := newGate()
 	stuck := receive(t, func(_ http.ResponseWriter, r *http.Request, _ delivery) { held.pass(r) })
 	t.Cleanup(held.open)
 	well := receive(t, nil)
-	s := serve(t, "--database", newFile(t), "--callback-per-host", "3", "--callback-timeout", "1m")
+	s := serve(t, "--database", database, "--callback-per-host", "3", "--callback-timeout", "1m")
 	for range owed {
 		s.async(submission{Workload: "wait", Data: data, CallbackURL: stuck.url})
 	}

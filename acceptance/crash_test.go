@@ -116,9 +116,11 @@ func TestAKillLosesNothingThatWasAccepted(t *testing.T) {
 }
 
 func TestEvery202IsOnDiskWhenItArrives(t *testing.T) {
-	t.Parallel()
+	onEach(t, every202IsOnDiskWhenItArrives)
+}
+
+func every202IsOnDiskWhenItArrives(t *testing.T, file string) {
 	const rounds, posters, enough = 5, 16, 60
-	file := newFile(t)
 	var mu sync.Mutex
 	accepted := make(map[string]bool)
 	for range rounds {

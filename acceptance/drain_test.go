@@ -29,11 +29,13 @@ func (s *service) draining() {
 }
 
 func TestDrainFinishesWhatRunsAndKeepsTheRest(t *testing.T) {
-	t.Parallel()
+	onEach(t, drainFinishesWhatRunsAndKeepsTheRest)
+}
+
+func drainFinishesWhatRunsAndKeepsTheRest(t *testing.T, file string) {
 	needSignals(t)
 	u := newUpstream(t)
 	rcv := receive(t, nil)
-	file := newFile(t)
 	s := serve(t, "--database", file, u.flag(), "--io-concurrency", "2")
 	if a := s.get("/readyz"); a.status != http.StatusOK {
 		t.Fatalf("/readyz says %d before the drain", a.status)
@@ -86,10 +88,13 @@ func TestDrainFinishesWhatRunsAndKeepsTheRest(t *testing.T) {
 }
 
 func TestDrainLetsASyncCallerFinish(t *testing.T) {
-	t.Parallel()
+	onEach(t, drainLetsASyncCallerFinish)
+}
+
+func drainLetsASyncCallerFinish(t *testing.T, database string) {
 	needSignals(t)
 	u := newUpstream(t)
-	s := serve(t, "--database", newFile(t), u.flag())
+	s := serve(t, "--database", database, u.flag())
 	answered := s.later("POST", "/sync", u.work("a", ""))
 	u.await()
 	s.signal(t, syscall.SIGTERM)
@@ -164,11 +169,13 @@ func TestASecondSignalEndsAtOnce(t *testing.T) {
 }
 
 func TestDrainEndsAtItsTimeout(t *testing.T) {
-	t.Parallel()
+	onEach(t, drainEndsAtItsTimeout)
+}
+
+func drainEndsAtItsTimeout(t *testing.T, file string) {
 	needSignals(t)
 	u := newUpstream(t)
 	rcv := receive(t, nil)
-	file := newFile(t)
 	s := serve(t, "--database", file, u.flag(), "--drain-timeout", "700ms")
 	id := s.async(u.work("long", rcv.url))
 	u.await()
@@ -199,14 +206,16 @@ func TestDrainEndsAtItsTimeout(t *testing.T) {
 }
 
 func TestAnAttemptThatTheDrainCutsOffIsNotSpent(t *testing.T) {
-	t.Parallel()
+	onEach(t, anAttemptThatTheDrainCutsOffIsNotSpent)
+}
+
+func anAttemptThatTheDrainCutsOffIsNotSpent(t *testing.T, file string) {
 	needSignals(t)
 	rcv := receive(t, func(_ http.ResponseWriter, r *http.Request, d delivery) {
 		if d.n == 1 {
 			<-r.Context().Done()
 		}
 	})
-	file := newFile(t)
 	s := serve(t, "--database", file, "--drain-timeout", "300ms", "--callback-timeout", "1m")
 	id := s.async(submission{Workload: "wait", Data: data, CallbackURL: rcv.url})
 	rcv.next()

@@ -41,8 +41,10 @@ func (w withHeaders) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 func TestAnAsyncSubmissionUnderOneKeyIsAcceptedOnce(t *testing.T) {
-	t.Parallel()
-	file := newFile(t)
+	onEach(t, anAsyncSubmissionUnderOneKeyIsAcceptedOnce)
+}
+
+func anAsyncSubmissionUnderOneKeyIsAcceptedOnce(t *testing.T, file string) {
 	s := serve(t, "--database", file, "--paused")
 	body := `{"data":{"a":1},"workload":"wait"}`
 	first := s.send("POST", "/async", body, "Idempotency-Key", `"k-1"`)
@@ -78,8 +80,11 @@ func TestAnAsyncSubmissionUnderOneKeyIsAcceptedOnce(t *testing.T) {
 }
 
 func TestManySubmissionsUnderOneKeyAtOnceAreOne(t *testing.T) {
-	t.Parallel()
-	s := serve(t, "--database", newFile(t))
+	onEach(t, manySubmissionsUnderOneKeyAtOnceAreOne)
+}
+
+func manySubmissionsUnderOneKeyAtOnceAreOne(t *testing.T, database string) {
+	s := serve(t, "--database", database)
 	var answers []<-chan answer
 	for range 20 {
 		answers = append(answers, s.with("Idempotency-Key", "same").later("POST", "/async", `{"data":{"a":1},"workload":"wait"}`))
@@ -101,9 +106,11 @@ func TestManySubmissionsUnderOneKeyAtOnceAreOne(t *testing.T) {
 }
 
 func TestASyncSubmissionUnderOneKeyIsWorkedOnce(t *testing.T) {
-	t.Parallel()
+	onEach(t, aSyncSubmissionUnderOneKeyIsWorkedOnce)
+}
+
+func aSyncSubmissionUnderOneKeyIsWorkedOnce(t *testing.T, file string) {
 	up := newUpstream(t)
-	file := newFile(t)
 	s := serve(t, "--database", file, up.flag())
 	keyed := s.with("Idempotency-Key", "k")
 	first := keyed.later("POST", "/sync", up.work("a", ""))
@@ -131,8 +138,11 @@ func TestASyncSubmissionUnderOneKeyIsWorkedOnce(t *testing.T) {
 }
 
 func TestAFailureIsReplayedAndARefusalIsNot(t *testing.T) {
-	t.Parallel()
-	s := serve(t, "--database", newFile(t), "--upstream", "broken="+failing(t, http.StatusServiceUnavailable))
+	onEach(t, aFailureIsReplayedAndARefusalIsNot)
+}
+
+func aFailureIsReplayedAndARefusalIsNot(t *testing.T, database string) {
+	s := serve(t, "--database", database, "--upstream", "broken="+failing(t, http.StatusServiceUnavailable))
 	keyed := s.with("Idempotency-Key", "k")
 	keyed.post("/sync", submission{Workload: "nothing", Data: data}).problem(t, http.StatusUnprocessableEntity)
 	sub := submission{Workload: "http", Data: map[string]any{"upstream": "broken"}}
@@ -149,9 +159,12 @@ func TestAFailureIsReplayedAndARefusalIsNot(t *testing.T) {
 }
 
 func TestAKeyedSyncRequestOutlivesItsCaller(t *testing.T) {
-	t.Parallel()
+	onEach(t, aKeyedSyncRequestOutlivesItsCaller)
+}
+
+func aKeyedSyncRequestOutlivesItsCaller(t *testing.T, database string) {
 	up := newUpstream(t)
-	s := serve(t, "--database", newFile(t), up.flag())
+	s := serve(t, "--database", database, up.flag())
 	keyed := s.with("Idempotency-Key", "k")
 	ctx, leave := context.WithCancel(t.Context())
 	left := make(chan error, 1)
@@ -177,8 +190,10 @@ func TestAKeyedSyncRequestOutlivesItsCaller(t *testing.T) {
 }
 
 func TestKeysOfTwoCallersAreTwo(t *testing.T) {
-	t.Parallel()
-	file := newFile(t)
+	onEach(t, keysOfTwoCallersAreTwo)
+}
+
+func keysOfTwoCallersAreTwo(t *testing.T, file string) {
 	ann, _ := newKey(t, file, "ann")
 	bob, _ := newKey(t, file, "bob")
 	s := serve(t, "--database", file, "--require-keys")

@@ -46,8 +46,10 @@ func (b bearer) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 func TestProductionLetsInOnlyThoseWithAKey(t *testing.T) {
-	t.Parallel()
-	file := newFile(t)
+	onEach(t, productionLetsInOnlyThoseWithAKey)
+}
+
+func productionLetsInOnlyThoseWithAKey(t *testing.T, file string) {
 	s := serve(t, "--mode", "production", "--database", file)
 	s.says(t, "nobody can enter")
 	for _, path := range []string{"/requests", "/requests/req_01a209d4eb097229aa5493a7b83faabf", "/stats", "/metrics", "/docs", "/openapi.json", "/nothing"} {
@@ -84,8 +86,10 @@ func TestProductionLetsInOnlyThoseWithAKey(t *testing.T) {
 }
 
 func TestACallerSeesItsOwnRequestsOnly(t *testing.T) {
-	t.Parallel()
-	file := newFile(t)
+	onEach(t, aCallerSeesItsOwnRequestsOnly)
+}
+
+func aCallerSeesItsOwnRequestsOnly(t *testing.T, file string) {
 	annKey, annSecret := newKey(t, file, "ann")
 	bobKey, bobSecret := newKey(t, file, "bob")
 	rootKey, _ := newKey(t, file, "root", "--admin")
@@ -179,8 +183,10 @@ func TestAKeyHasARateOfItsOwn(t *testing.T) {
 }
 
 func TestSecretsAreRotatedWithAnOverlap(t *testing.T) {
-	t.Parallel()
-	file := newFile(t)
+	onEach(t, secretsAreRotatedWithAnOverlap)
+}
+
+func secretsAreRotatedWithAnOverlap(t *testing.T, file string) {
 	key, first := newKey(t, file, "ann")
 	rcv := receive(t, nil)
 	s := serve(t, "--database", file, "--require-keys")

@@ -107,10 +107,12 @@ func TestRetryAfterOfTheRateLimitIsTrue(t *testing.T) {
 }
 
 func TestPausedAcceptsAndWorksNothing(t *testing.T) {
-	t.Parallel()
+	onEach(t, pausedAcceptsAndWorksNothing)
+}
+
+func pausedAcceptsAndWorksNothing(t *testing.T, file string) {
 	needSignals(t)
 	rcv := receive(t, nil)
-	file := newFile(t)
 	s := serve(t, "--database", file, "--paused", "--max-pending", "20")
 	if h := s.health(); !strings.Contains(strings.Join(h.Notices, "\n"), "paused") {
 		t.Errorf("/healthz does not say that the service is paused: %+v", h)
@@ -166,9 +168,12 @@ func TestPausedAcceptsAndWorksNothing(t *testing.T) {
 }
 
 func TestAFullBacklogTakesMoreOnceItHasRoom(t *testing.T) {
-	t.Parallel()
+	onEach(t, aFullBacklogTakesMoreOnceItHasRoom)
+}
+
+func aFullBacklogTakesMoreOnceItHasRoom(t *testing.T, database string) {
 	u := newUpstream(t)
-	s := serve(t, "--max-pending", "3", u.flag(), "--io-concurrency", "1")
+	s := serve(t, "--database", database, "--max-pending", "3", u.flag(), "--io-concurrency", "1")
 	var ids []string
 	eventually(t, "the backlog is full", func() bool {
 		a := s.post("/async", u.work("a", ""))

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"tandem/internal/postgrestest"
 	"tandem/webhook"
 )
 
@@ -26,7 +27,9 @@ var program string
 // buildFlags are how it is built.
 var buildFlags = []string{"-buildvcs=false"}
 
-func TestMain(m *testing.M) { os.Exit(buildAndRun(m)) }
+func TestMain(m *testing.M) {
+	os.Exit(postgrestest.Main(func() int { return buildAndRun(m) }))
+}
 
 func buildAndRun(m *testing.M) int {
 	dir, err := os.MkdirTemp("", "tandem-acceptance-")

@@ -123,9 +123,12 @@ func TestWorkEndsAtItsTimeout(t *testing.T) {
 }
 
 func TestWorkOfACallerWhoLeftEndsAndIsOnRecord(t *testing.T) {
-	t.Parallel()
+	onEach(t, workOfACallerWhoLeftEndsAndIsOnRecord)
+}
+
+func workOfACallerWhoLeftEndsAndIsOnRecord(t *testing.T, database string) {
 	u := newUpstream(t)
-	s := serve(t, "--database", newFile(t), u.flag())
+	s := serve(t, "--database", database, u.flag())
 	ctx, leave := context.WithCancel(t.Context())
 	body, err := json.Marshal(u.work("a", ""))
 	if err != nil {

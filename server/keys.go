@@ -7,18 +7,16 @@ import (
 	"time"
 
 	"tandem/internal/access"
-	"tandem/internal/embedded"
 	"tandem/webhook"
 )
 
 // Keys changes the API keys of a service, which may be running: it sees a
 // change within a second.
-type Keys struct{ store *embedded.KeyStore }
+type Keys struct{ store keyStore }
 
-// OpenKeys opens the keys in a database file, and makes the file if there is
-// none.
+// OpenKeys opens the keys in a database. A file is made if there is none.
 func OpenKeys(ctx context.Context, database string) (*Keys, error) {
-	store, err := embedded.OpenKeys(ctx, database)
+	store, err := openKeys(ctx, database)
 	if err != nil {
 		return nil, err
 	}

@@ -1,15 +1,14 @@
 package server
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"time"
 
 	"tandem/internal/callback"
-	"tandem/internal/embedded"
 	"tandem/internal/httpapi"
 	"tandem/internal/limit"
 	"tandem/webhook"
@@ -30,20 +29,19 @@ const (
 // Rate allows N requests in any stretch of time as long as Window.
 type Rate = limit.Rate
 
+// Role is what a process does of what a service does.
+type Role string
+
+const (
+	RoleAPI    Role = "api"    // takes requests, and works what callers wait for
+	RoleWorker Role = "worker" // works what was accepted, and delivers callbacks
+)
+
 // ParseRate reads a rate such as "50/60s".
 func ParseRate(s string) (Rate, error) { return limit.ParseRate(s) }
 
 // CheckOrigin returns an error for what cannot be one of Options.CORSOrigins.
 func CheckOrigin(origin string) error { return httpapi.CheckOrigin(origin) }
-
-// Memory as a Database keeps nothing beyond the process.
-const Memory = embedded.Memory
-
-// ReadSecret returns the callback secret that is kept in a database, which a
-// running service may have open.
-func ReadSecret(ctx context.Context, database string) (webhook.Secret, error) {
-	return embedded.ReadSecret(ctx, database)
-}
 
 // Options say how a Server works. The zero value of each means its default,
 // which may depend on Mode.
@@ -53,8 +51,16 @@ type Options struct {
 	// whoever can reach it; port 0 picks one. Without it the first two are
 	// served at Addr, and there are no profiles.
 	AdminAddr string
-	Mode      Mode   // Demo
-	Database  string // path of the SQLite file, or ":memory:"; requests.db in production, in memory in demo mode
+	Mode      Mode // Demo
+	// Database is the path of a SQLite file, ":memory:", or the URL of a Postgres
+	// that any number of processes may share; requests.db in production, in memory
+	// in demo mode.
+	Database string
+	// DatabasePollOnly uses nothing of Postgres that belongs to a session, as
+	// behind PgBouncer in transaction mode. What other processes do is then
+	// noticed some 100 ms later.
+	DatabasePollOnly bool
+	Roles            []Role // of this process; all. Only with a Postgres can there be fewer
 
 	Workers          int           // slots for CPU-bound work; GOMAXPROCS
 	IOConcurrency    int           // slots for waiting work; 512
@@ -129,6 +135,22 @@ func (o Options) withDefaults() (Options, error) {
 	if o.RequireKeys && o.InsecureNoAuth {
 		faults = append(faults, errors.New("options RequireKeys and InsecureNoAuth contradict each other"))
 	}
+	if len(o.Roles) == 0 {
+		o.Roles = []Role{RoleAPI, RoleWorker}
+	}
+	for _, role := range o.Roles {
+		if role != RoleAPI && role != RoleWorker {
+			faults = append(faults, fmt.Errorf("option Roles must be of %q and %q, has %q", RoleAPI, RoleWorker, role))
+		}
+	}
+	if !IsPostgres(o.Database) {
+		if !o.has(RoleAPI) || !o.has(RoleWorker) {
+			faults = append(faults, errors.New("option Roles: the one process that a file can have takes all roles; give Database a Postgres to have more processes"))
+		}
+		if o.DatabasePollOnly {
+			faults = append(faults, errors.New("option DatabasePollOnly is for a Postgres; the Database is a file"))
+		}
+	}
 	setDefault(&o.Addr, "127.0.0.1:8000")
 	setDefault(&o.MaxConnections, 10_000)
 	if (o.TLSCert == "") != (o.TLSKey == "") {
@@ -187,6 +209,8 @@ func (o Options) withDefaults() (Options, error) {
 	return o, errors.Join(faults...)
 }
 
+func (o *Options) has(r Role) bool { return slices.Contains(o.Roles, r) }
+
 // policy is when callbacks are tried again.
 func (o *Options) policy() callback.Policy {
 	policy := callback.Demo
@@ -211,6 +235,12 @@ func (o *Options) notices() []string {
 	}
 	for _, prefix := range o.InsecureAllowCallbackNets {
 		n = append(n, "callbacks may reach "+prefix.String())
+	}
+	if !o.has(RoleWorker) {
+		n = append(n, "without the role worker: requests are accepted here and worked by other processes")
+	}
+	if !o.has(RoleAPI) {
+		n = append(n, "without the role api: requests are worked here and accepted by other processes")
 	}
 	if o.Paused {
 		n = append(n, "paused: requests are accepted and not worked")

@@ -18,7 +18,6 @@ import (
 	"tandem/internal/access"
 	"tandem/internal/callback"
 	"tandem/internal/egress"
-	"tandem/internal/embedded"
 	"tandem/internal/engine"
 	"tandem/internal/httpapi"
 	"tandem/webhook"
@@ -72,12 +71,7 @@ func New(ctx context.Context, opts Options) (_ *Server, err error) {
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 
-	backend, err := embedded.Open(ctx, opts.Database, embedded.Options{
-		MaxPending: opts.MaxPending,
-		Retain:     opts.Retain,
-		Logger:     s.log.With("component", "embedded"),
-		Metrics:    metrics,
-	})
+	backend, err := openDatabase(ctx, opts, s.log, metrics)
 	if err != nil {
 		return nil, err
 	}
@@ -127,6 +121,8 @@ func New(ctx context.Context, opts Options) (_ *Server, err error) {
 	}
 	api, err := httpapi.New(s.engine, httpapi.Options{
 		Demo:           opts.Mode == Demo,
+		NewLimiter:     sharedLimits(backend),
+		NoSubmissions:  !opts.has(RoleAPI),
 		Keys:           admitted,
 		Rate:           opts.Rate,
 		TrustedProxies: opts.TrustedProxies,
@@ -171,7 +167,7 @@ func (s *Server) serverOf(h http.Handler) *http.Server {
 
 // watchKeys fills the keyring, and keeps it up to date until the server is
 // closed.
-func (s *Server) watchKeys(ctx context.Context, backend *embedded.Backend, keys *access.Keyring) error {
+func (s *Server) watchKeys(ctx context.Context, backend database, keys *access.Keyring) error {
 	if err := backend.LoadKeys(ctx, keys); err != nil {
 		return err
 	}
@@ -240,9 +236,9 @@ func (s *Server) Start(ctx context.Context) error {
 		s.log.Warn(notice)
 	}
 	if s.opts.RequireKeys && s.keys.Empty() {
-		s.log.Warn("nobody can enter: there is no API key yet; make one with tandem keys create --name NAME --database " + s.opts.Database)
+		s.log.Warn("nobody can enter: there is no API key yet; make one with tandem keys create --name NAME --database " + HideDatabase(s.opts.Database))
 	}
-	s.log.Info("listening", "addr", s.Addr(), "mode", s.opts.Mode, "database", s.opts.Database)
+	s.log.Info("listening", "addr", s.Addr(), "mode", s.opts.Mode, "database", HideDatabase(s.opts.Database))
 	return nil
 }
 

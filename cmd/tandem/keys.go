@@ -12,7 +12,7 @@ import (
 )
 
 type keysCmd struct {
-	Database string `default:"requests.db" help:"Path of the service's SQLite file. The service may be running."`
+	Database string `default:"requests.db" help:"The service's SQLite file or Postgres. The service may be running."`
 
 	Create keysCreateCmd `cmd:"" help:"Make a key, and print it once."`
 	List   keysListCmd   `cmd:"" help:"List the keys."`
@@ -20,9 +20,9 @@ type keysCmd struct {
 	Revoke keysRevokeCmd `cmd:"" help:"End a key."`
 }
 
-// existing opens the keys in a file that must be there.
+// existing opens the keys in a database that must be there.
 func (c *keysCmd) existing(ctx context.Context, f func(*server.Keys) error) error {
-	if _, err := os.Stat(c.Database); err != nil {
+	if _, err := os.Stat(c.Database); err != nil && !server.IsPostgres(c.Database) {
 		return fmt.Errorf("--database: there is no such file: %w", err)
 	}
 	return c.with(ctx, f)

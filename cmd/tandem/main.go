@@ -32,6 +32,7 @@ type cli struct {
 	Backup  backupCmd  `cmd:"" help:"Copy the database of a service, which may be running."`
 	Restore restoreCmd `cmd:"" help:"Put a backup in the place of the database of a service that is stopped."`
 	Doctor  doctorCmd  `cmd:"" help:"Check the database of a service, and repair its counters."`
+	Migrate migrateCmd `cmd:"" help:"Bring the schema of a Postgres up to date."`
 	Secret  secretCmd  `cmd:"" help:"The secret that callbacks are signed with."`
 	Version versionCmd `cmd:"" help:"Print the version."`
 }

@@ -21,7 +21,7 @@ func (secretNewCmd) Run() error {
 }
 
 type secretShowCmd struct {
-	Database       string   `default:"requests.db" help:"Path of the service's SQLite file."`
+	Database       string   `default:"requests.db" help:"The service's SQLite file or Postgres."`
 	CallbackSecret []string `placeholder:"whsec_..." help:"The secret given to serve, if one was: it goes before the database's."`
 }
 

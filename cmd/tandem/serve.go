@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"golang.org/x/term"
@@ -24,7 +25,10 @@ type serveCmd struct {
 	Addr      string `default:"127.0.0.1:8000" help:"Address to listen on; port 0 picks one."`
 	AdminAddr string `placeholder:"HOST:PORT" help:"Address for operators: /metrics, the docs and /debug/pprof, to whoever can reach it. Without it the first two are at --addr."`
 	Mode      string `help:"demo or production. Without it ENVIRONMENT decides, else demo."`
-	Database  string `help:"Path of the SQLite file, or :memory:. Default: requests.db in production, in memory in demo mode."`
+	Database  string `help:"Path of the SQLite file, :memory:, or the URL of a Postgres that many processes share: postgres://user:password@host/database. Prefer TANDEM_DATABASE for one with a password. Default: requests.db in production, in memory in demo mode."`
+
+	DatabasePollOnly bool     `help:"Use no LISTEN and no prepared statements, for a Postgres behind PgBouncer in transaction mode."`
+	Roles            []string `default:"api,worker" help:"What this process does: api, worker or both. A service on a file has one process, that does both."`
 
 	Workers          int           `help:"Slots for CPU-bound work. Default: one a core."`
 	IOConcurrency    int           `name:"io-concurrency" default:"512" help:"Slots for waiting work."`
@@ -97,6 +101,7 @@ func (c *serveCmd) options() (server.Options, error) {
 	opts := server.Options{
 		Addr:                      c.Addr,
 		Database:                  c.Database,
+		DatabasePollOnly:          c.DatabasePollOnly,
 		Workers:                   c.Workers,
 		IOConcurrency:             c.IOConcurrency,
 		MaxPending:                c.MaxPending,
@@ -148,6 +153,21 @@ func (c *serveCmd) options() (server.Options, error) {
 	case c.TLSCert != "":
 		if _, err := tls.LoadX509KeyPair(c.TLSCert, c.TLSKey); err != nil {
 			fault("--tls-cert", err)
+		}
+	}
+	for _, role := range c.Roles {
+		if role := server.Role(role); role != server.RoleAPI && role != server.RoleWorker {
+			fault("--roles", fmt.Errorf("must be api, worker or both with a comma between, has %q", role))
+		} else if !slices.Contains(opts.Roles, role) {
+			opts.Roles = append(opts.Roles, role)
+		}
+	}
+	if !server.IsPostgres(c.Database) {
+		if len(faults) == 0 && len(opts.Roles) < 2 {
+			fault("--roles", errors.New("the one process that a file can have takes all roles; give --database a postgres:// URL to have more processes"))
+		}
+		if c.DatabasePollOnly {
+			fault("--database-poll-only", errors.New("is for a Postgres; give --database its URL"))
 		}
 	}
 	for _, origin := range c.CORSOrigin {

@@ -289,7 +289,7 @@ func (b *Backend) recover(ctx context.Context) error {
 		if req.Mode == tandem.Async && !req.Waited && req.Starts < tandem.MaxStarts {
 			err = b.requeue(ctx, req, 0)
 		} else {
-			err = b.Complete(ctx, interrupted(req, b.now()))
+			err = b.Complete(ctx, engine.Interrupted(req, b.now()))
 		}
 		if err != nil {
 			return fmt.Errorf("take up %s: %w", req.ID, err)
@@ -301,7 +301,7 @@ func (b *Backend) recover(ctx context.Context) error {
 		return err
 	}
 	for _, req := range waited {
-		if err := b.Fail(ctx, interrupted(req, b.now())); err != nil {
+		if err := b.Fail(ctx, engine.Interrupted(req, b.now())); err != nil {
 			return fmt.Errorf("take up %s: %w", req.ID, err)
 		}
 	}
@@ -309,22 +309,6 @@ func (b *Backend) recover(ctx context.Context) error {
 		b.log.Info("took up what the last run left unfinished", "requests", len(left))
 	}
 	return nil
-}
-
-// interrupted is the outcome of a request that is not started again.
-func interrupted(req *tandem.Request, now time.Time) *tandem.Request {
-	req.Status, req.WorkedAt = tandem.Failed, now
-	req.Failure = &tandem.Failure{Code: tandem.FailureInterrupted, Message: "interrupted by a restart"}
-	if req.Mode == tandem.Async && !req.Waited {
-		req.Failure = &tandem.Failure{
-			Code:    tandem.FailureCrashed,
-			Message: fmt.Sprintf("the service went down during each of %d starts of this work", req.Starts),
-		}
-	}
-	if req.Callback.State == tandem.CallbackPending {
-		req.Callback.NextAt = now
-	}
-	return req
 }
 
 // now returns the wall time as rows carry it.

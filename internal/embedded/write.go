@@ -353,6 +353,10 @@ func (b *Backend) RecordAttempt(ctx context.Context, req *tandem.Request, a tand
 	})
 }
 
+// Interrupt implements engine.Store. No other process works a request of this
+// file.
+func (b *Backend) Interrupt(context.Context, string, tandem.FailureCode) error { return nil }
+
 // Ready implements engine.Store. It writes: nothing else proves that it can.
 // What it writes is new each time, because SQLite leaves the file alone when a
 // page stays the same.

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"tandem"
@@ -17,6 +18,24 @@ var (
 func cancelled() *tandem.Failure {
 	return &tandem.Failure{Code: tandem.FailureCancelled, Message: "cancelled"}
 }
+
+// reason is a cause as it is told to another process, and causeOf turns it back.
+func reason(cause error) tandem.FailureCode {
+	if errors.Is(cause, errCancelled) {
+		return tandem.FailureCancelled
+	}
+	return tandem.FailureClientGone
+}
+
+func causeOf(why tandem.FailureCode) error {
+	if why == tandem.FailureCancelled {
+		return errCancelled
+	}
+	return errCallerLeft
+}
+
+// Interrupt implements Steps.
+func (e *Engine) Interrupt(id string, why tandem.FailureCode) { e.running.cancel(id, causeOf(why)) }
 
 // Cancel ends a request of the caller that is not worked yet: one that waits
 // fails at once, one that runs is stopped. The request it returns is worked. It
@@ -38,6 +57,7 @@ func (e *Engine) cancel(ctx context.Context, req *tandem.Request, cause error) (
 	defer stop()
 	patience := time.NewTimer(stopPatience)
 	defer patience.Stop()
+	told := false // somebody was told to stop it
 	for {
 		found, err := e.backend.Request(ctx, req.ID)
 		if err != nil {
@@ -56,14 +76,22 @@ func (e *Engine) cancel(ctx context.Context, req *tandem.Request, cause error) (
 			}
 			return found, err
 		case tandem.Processing:
-			e.running.cancel(found.ID, cause)
+			if !e.running.cancel(found.ID, cause) && !told { // it may run elsewhere
+				if err := e.backend.Interrupt(ctx, found.ID, reason(cause)); err != nil {
+					return found, err
+				}
+			}
+			told = true
 		default:
+			if told && wasCancelled(&found) { // read before we heard of it
+				return found, nil
+			}
 			return found, errFinal
 		}
 		select {
 		case <-worked:
 			found, err := e.backend.Request(ctx, req.ID)
-			if err == nil && (found.Failure == nil || found.Failure.Code != tandem.FailureCancelled) {
+			if err == nil && !wasCancelled(&found) {
 				err = errFinal // it came to its own end first
 			}
 			return found, err
@@ -76,11 +104,32 @@ func (e *Engine) cancel(ctx context.Context, req *tandem.Request, cause error) (
 	}
 }
 
+func wasCancelled(req *tandem.Request) bool {
+	return req.Failure != nil && req.Failure.Code == tandem.FailureCancelled
+}
+
 var errFinal = &tandem.Error{Code: tandem.CodeConflict, Message: "the request is worked: there is nothing left to cancel"}
 
 // Expire gives a pending request the outcome of one whose time is over.
 func Expire(req *tandem.Request, now time.Time) {
 	finish(req, nil, &tandem.Failure{Code: tandem.FailureExpired, Message: "it had not begun when expires_at was reached"}, now)
+}
+
+// Interrupted gives a request that is not started again, after the process that
+// worked it has died, its outcome.
+func Interrupted(req *tandem.Request, now time.Time) *tandem.Request {
+	req.Status, req.WorkedAt = tandem.Failed, now
+	req.Failure = &tandem.Failure{Code: tandem.FailureInterrupted, Message: "interrupted by a restart"}
+	if req.Mode == tandem.Async && !req.Waited {
+		req.Failure = &tandem.Failure{
+			Code:    tandem.FailureCrashed,
+			Message: fmt.Sprintf("the service went down during each of %d starts of this work", req.Starts),
+		}
+	}
+	if req.Callback.State == tandem.CallbackPending {
+		req.Callback.NextAt = now
+	}
+	return req
 }
 
 // Redeliver owes the callback of a request of the caller once more, with as many

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"tandem"
+	"tandem/internal/callback"
 )
 
 // Store keeps requests, their attempts and the counters over them. All methods
@@ -51,6 +52,10 @@ type Store interface {
 	// NextAt, Since and MaxAttempts as given, and wakes whoever delivers it. It
 	// expects the Status and the Callback.State given.
 	Redeliver(ctx context.Context, req *tandem.Request) error
+	// Interrupt asks the process that works a request, if that is another one,
+	// to stop, because of FailureCancelled or FailureClientGone. It does not wait
+	// for it, and does nothing to a request that is not being processed.
+	Interrupt(ctx context.Context, id string, why tandem.FailureCode) error
 	// RecordAttempt appends a delivery attempt and moves the request to the
 	// Status and Callback given in req. It expects a callback pending with
 	// a.Number-1 attempts made.
@@ -115,6 +120,13 @@ type Steps interface {
 	// first. Call it once per Admit, with the same host. It returns
 	// CodeConflict if no attempt is owed; after any other error it still is.
 	Deliver(ctx context.Context, host string, req *tandem.Request) error
+	// Interrupt stops the work of a request, if it runs in this process, as
+	// Store.Interrupt was asked to.
+	Interrupt(id string, why tandem.FailureCode)
+	// Breaker returns what this process knows of a host, and SetBreaker tells
+	// it what the processes that share the store know together.
+	Breaker(host string) callback.Breaker
+	SetBreaker(host string, b callback.Breaker)
 }
 
 // Admission is the answer of Steps.Admit.

@@ -15,6 +15,12 @@ import (
 // Admit implements Steps.
 func (e *Engine) Admit(host string) Admission { return e.hosts.admit(host, e.opts.Now()) }
 
+// Breaker implements Steps.
+func (e *Engine) Breaker(host string) callback.Breaker { return e.hosts.breaker(host) }
+
+// SetBreaker implements Steps.
+func (e *Engine) SetBreaker(host string, b callback.Breaker) { e.hosts.setBreaker(host, b) }
+
 // Deliver implements Steps. It makes one attempt and records what came of it:
 // delivered, due again at Callback.NextAt, or given up.
 func (e *Engine) Deliver(ctx context.Context, host string, req *tandem.Request) error {

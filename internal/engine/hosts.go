@@ -69,6 +69,35 @@ func (h *hosts) leave(name string, now time.Time, judged, healthy bool) {
 	}
 }
 
+// breaker returns the breaker of a host.
+func (h *hosts) breaker(name string) callback.Breaker {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if known := h.known[name]; known != nil {
+		return known.breaker
+	}
+	return callback.Breaker{}
+}
+
+// setBreaker replaces the breaker of a host.
+func (h *hosts) setBreaker(name string, b callback.Breaker) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	known := h.known[name]
+	switch {
+	case known != nil:
+		known.breaker = b
+		if known.inFlight == 0 && b == (callback.Breaker{}) {
+			delete(h.known, name)
+		}
+	case b != (callback.Breaker{}):
+		h.known[name] = &host{breaker: b}
+		if len(h.known) > maxIdleHosts {
+			h.forgetOne()
+		}
+	}
+}
+
 // forgetOne forgets the failures of some host without attempts in flight.
 func (h *hosts) forgetOne() {
 	for name, known := range h.known { // in no order

@@ -30,9 +30,13 @@ type Options struct {
 	Demo    bool // offer POST /test-callback
 	Version string
 
-	Keys           *access.Keyring // who may enter; nil: anyone
-	Rate           limit.Rate      // of POST requests per caller who has none of their own; none
-	TrustedProxies []netip.Prefix  // whose X-Forwarded-For is believed
+	Keys           *access.Keyring              // who may enter; nil: anyone
+	Rate           limit.Rate                   // of POST requests per caller who has none of their own; none
+	NewLimiter     func(limit.Rate) limit.Taker // one for each rate that somebody has; nil: limit.New's
+	TrustedProxies []netip.Prefix               // whose X-Forwarded-For is believed
+
+	// NoSubmissions refuses new requests: other processes take them.
+	NoSubmissions bool
 
 	// CORSOrigins are those whose pages may use the service; see CheckOrigin.
 	CORSOrigins []string
@@ -73,7 +77,7 @@ func New(e *engine.Engine, opts Options) (*API, error) {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
-	a := &API{engine: e, opts: opts, log: opts.Logger, guesses: limit.New(wrongKeys), metrics: newHTTPMetrics(opts.Registry)}
+	a := &API{engine: e, opts: opts, log: opts.Logger, rates: rates{limiter: opts.NewLimiter}, guesses: limit.New(wrongKeys), metrics: newHTTPMetrics(opts.Registry)}
 	mux, admin := http.NewServeMux(), http.NewServeMux()
 	a.routes(mux, admin)
 	main, err := a.forBrowsers(a.recovered(a.entering(mux)))

@@ -43,6 +43,9 @@ func (a *API) enter(w http.ResponseWriter, r *http.Request) *http.Request {
 	if refused == nil && key != nil && !key.Admin && adminOnly(r.URL.Path) {
 		refused = newProblem(http.StatusForbidden, "forbidden", "", "this is for admin keys; make one with tandem keys create --admin")
 	}
+	if refused == nil && limited(r) && a.opts.NoSubmissions {
+		refused = newProblem(http.StatusServiceUnavailable, "not_here", "", "this process takes no requests; send them to one with the role api")
+	}
 	if refused == nil && limited(r) {
 		refused = a.admit(w, r, key)
 	}
@@ -127,18 +130,24 @@ func (a *API) admit(w http.ResponseWriter, r *http.Request, key *access.Key) (re
 
 // rates are the limiters, one for each rate that somebody has.
 type rates struct {
+	limiter func(limit.Rate) limit.Taker // makes one; nil: limit.New
+
 	mu     sync.Mutex
-	byRate map[limit.Rate]*limit.Limiter
+	byRate map[limit.Rate]limit.Taker
 }
 
-func (r *rates) of(rate limit.Rate) *limit.Limiter {
+func (r *rates) of(rate limit.Rate) limit.Taker {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	l := r.byRate[rate]
 	if l == nil {
-		l = limit.New(rate)
+		if r.limiter != nil {
+			l = r.limiter(rate)
+		} else {
+			l = limit.New(rate)
+		}
 		if r.byRate == nil {
-			r.byRate = make(map[limit.Rate]*limit.Limiter)
+			r.byRate = make(map[limit.Rate]limit.Taker)
 		}
 		r.byRate[rate] = l
 	}

@@ -50,6 +50,16 @@ const (
 	maxLogged  = 2_000_000
 )
 
+// Taker keeps callers within one rate. It is safe for concurrent use.
+type Taker interface {
+	// Take decides on a request of the caller at time now, which must carry a
+	// monotonic reading, and counts it if it is allowed.
+	Take(key string, now time.Time) Decision
+	// Counts returns how many requests were allowed and refused here, and how
+	// many callers are kept in mind.
+	Counts() (allowed, refused int64, callers int)
+}
+
 // Limiter keeps a sliding log of every caller's allowed requests, on the
 // monotonic clock. It is safe for concurrent use.
 type Limiter struct {

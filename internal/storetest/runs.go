@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"tandem"
+	"tandem/internal/callback"
 	"tandem/internal/engine"
 )
 
@@ -25,10 +26,12 @@ type steps struct {
 
 	processed chan string // ids, in the order of their outcome
 	delivered chan string
+
+	interrupted chan string // ids and reasons
 }
 
 func newSteps(b engine.Backend) *steps {
-	return &steps{b: b, processed: make(chan string, 10_000), delivered: make(chan string, 10_000)}
+	return &steps{b: b, processed: make(chan string, 10_000), delivered: make(chan string, 10_000), interrupted: make(chan string, 100)}
 }
 
 func (st *steps) Reserve(context.Context, string) error { return nil }
@@ -49,6 +52,17 @@ func (st *steps) Process(ctx context.Context, req *tandem.Request) error {
 	st.processed <- req.ID
 	return nil
 }
+
+func (st *steps) Interrupt(id string, why tandem.FailureCode) {
+	select {
+	case st.interrupted <- id + " " + string(why):
+	default:
+	}
+}
+
+// Breaker and SetBreaker: steps has no breakers of its own.
+func (st *steps) Breaker(string) callback.Breaker     { return callback.Breaker{} }
+func (st *steps) SetBreaker(string, callback.Breaker) {}
 
 func (st *steps) Admit(host string) engine.Admission {
 	if st.admit != nil {

@@ -1,0 +1,8 @@
+// Package distributed is the Backend of any number of processes that share one
+// Postgres. Requests are rows; River is the queue that says which process takes
+// which step when; writers group the commits of all callers of a process.
+//
+// The row is the truth, and a River job only a reason to look at it: every step
+// reads the row first, and every write is guarded by the status and epoch it
+// expects. So a job that comes twice, late or for nothing does no harm.
+package distributed

@@ -1,0 +1,420 @@
+package distributed
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"tandem"
+	"tandem/internal/engine"
+)
+
+// requestColumns are what scanRequest reads, in its order.
+const requestColumns = `seq, id, owner, mode, status, lane, workload, complexity, data, result,
+	failure_code, failure_message, failure_upstream,
+	callback_url, callback_state, attempts, max_attempts, next_attempt_at, last_status, last_error,
+	created_at, started_at, worked_at, starts, epoch,
+	not_before, expires_at, callback_options, waited, redelivered_at, started_by`
+
+// row is a request as it is kept.
+type row struct {
+	tandem.Request
+	startedBy string // the process that started it last
+}
+
+func scanRow(from pgx.CollectableRow) (r row, err error) {
+	var (
+		failureCode, failureMessage, callbackURL, options, startedBy *string
+		failureUpstream                                              *int
+		created, next, started, worked, notBefore, expires, since    *int64
+		data, result                                                 []byte
+	)
+	req, cb := &r.Request, &r.Request.Callback
+	err = from.Scan(&req.Seq, &req.ID, &req.Owner, &req.Mode, &req.Status, &req.Lane, &req.Workload, &req.Complexity, &data, &result,
+		&failureCode, &failureMessage, &failureUpstream,
+		&callbackURL, &cb.State, &cb.Attempts, &cb.MaxAttempts, &next, &cb.LastStatus, &cb.LastError,
+		&created, &started, &worked, &req.Starts, &req.Epoch,
+		&notBefore, &expires, &options, &req.Waited, &since, &startedBy)
+	if err != nil {
+		return r, err
+	}
+	req.Data = data
+	if result != nil {
+		req.Result = result
+	}
+	if failureCode != nil {
+		req.Failure = &tandem.Failure{Code: tandem.FailureCode(*failureCode), Message: value(failureMessage), Upstream: value(failureUpstream)}
+	}
+	cb.URL, cb.NextAt, cb.Since = value(callbackURL), fromMicros(next), fromMicros(since)
+	if options != nil {
+		var o callbackOptions
+		if err := json.Unmarshal([]byte(*options), &o); err != nil {
+			return r, fmt.Errorf("callback options of %s: %w", req.ID, err)
+		}
+		cb.Timeout, cb.Header = time.Duration(o.TimeoutMS)*time.Millisecond, o.Header
+	}
+	req.NotBefore, req.ExpiresAt = fromMicros(notBefore), fromMicros(expires)
+	req.CreatedAt, req.StartedAt, req.WorkedAt = fromMicros(created), fromMicros(started), fromMicros(worked)
+	r.startedBy = value(startedBy)
+	return r, nil
+}
+
+func value[T any](p *T) T {
+	if p == nil {
+		var zero T
+		return zero
+	}
+	return *p
+}
+
+// Request implements engine.Store.
+func (b *Backend) Request(ctx context.Context, id string) (tandem.Request, error) {
+	r, err := b.rows.read(ctx, id)
+	return r.Request, err
+}
+
+var errNotFound = &tandem.Error{Code: tandem.CodeNotFound, Message: "there is no such request"}
+
+// Requests implements engine.Store. A cursor is the seq of the last row of the
+// page before.
+func (b *Backend) Requests(ctx context.Context, q engine.Query) (engine.Page, error) {
+	before := int64(1<<63 - 1)
+	if q.Cursor != "" {
+		seq, err := strconv.ParseInt(q.Cursor, 36, 64)
+		if err != nil || seq < 1 {
+			return engine.Page{}, tandem.Invalid("cursor", "not a cursor of this service; take it from the Link header of the page before")
+		}
+		before = seq
+	}
+	text, args := pageQuery(q, before)
+	rows, err := b.query(ctx, text, args...)
+	if err != nil {
+		return engine.Page{}, fmt.Errorf("list requests: %w", err)
+	}
+	page := engine.Page{Requests: []tandem.Request{}}
+	for i := range rows {
+		if i == q.Limit { // the one beyond: there is a next page
+			page.Next = strconv.FormatInt(rows[i-1].Seq, 36)
+			break
+		}
+		page.Requests = append(page.Requests, rows[i].Request)
+	}
+	return page, nil
+}
+
+// pageQuery selects the rows of a page and the one after it. The one index on
+// (mode, status, seq) serves every filter of mode and status: each pair that is
+// asked for contributes its own newest rows, read in order.
+//
+// The requests of one owner, and those whose callback was given up, have an
+// index of their own, in which the filters are looked for from the newest on.
+func pageQuery(q engine.Query, before int64) (text string, args []any) {
+	arg := func(v any) string {
+		args = append(args, v)
+		return "$" + strconv.Itoa(len(args))
+	}
+	seqs := `SELECT seq FROM requests WHERE seq < ` + arg(before)
+	narrowed := false
+	narrow := func(condition string) { seqs, narrowed = seqs+" AND "+condition, true }
+	if !q.Caller.Admin {
+		narrow(`owner = ` + arg(q.Caller.Name) + ` AND owner <> ''`)
+	}
+	switch q.Callback {
+	case "":
+	case tandem.CallbackGivenUp:
+		narrow(`callback_state = 'failed'`) // as its index has it
+	default:
+		narrow(`callback_state = ` + arg(string(q.Callback)))
+	}
+	if q.Host != "" {
+		narrow(`callback_host = ` + arg(q.Host))
+	}
+	if !q.From.IsZero() {
+		narrow(`worked_at >= ` + arg(q.From.UnixMicro()))
+	}
+	if !q.To.IsZero() {
+		narrow(`worked_at < ` + arg(q.To.UnixMicro()))
+	}
+	switch {
+	case narrowed || q.Mode == "" && q.Status == "":
+		if q.Mode != "" {
+			narrow(`mode = ` + arg(string(q.Mode)))
+		}
+		if q.Status != "" {
+			narrow(`status = ` + arg(string(q.Status)))
+		}
+	default:
+		args = nil
+		modes, statuses := tandem.Modes, tandem.Statuses
+		if q.Mode != "" {
+			modes = []tandem.Mode{q.Mode}
+		}
+		if q.Status != "" {
+			statuses = []tandem.Status{q.Status}
+		}
+		var parts []string
+		below, most := arg(before), arg(q.Offset+q.Limit+1)
+		for _, mode := range modes {
+			for _, status := range statuses {
+				parts = append(parts, `(SELECT seq FROM requests WHERE mode = `+arg(string(mode))+` AND status = `+arg(string(status))+
+					` AND seq < `+below+` ORDER BY seq DESC LIMIT `+most+`)`)
+			}
+		}
+		seqs = strings.Join(parts, " UNION ALL ")
+	}
+	limit, offset := arg(q.Limit+1), arg(q.Offset)
+	return `SELECT ` + requestColumns + ` FROM requests WHERE seq = ANY(ARRAY(SELECT seq FROM (` + seqs + `) s ORDER BY seq DESC LIMIT ` + limit + ` OFFSET ` + offset + `)) ORDER BY seq DESC`, args
+}
+
+// Attempts implements engine.Store.
+func (b *Backend) Attempts(ctx context.Context, id string) ([]tandem.Attempt, error) {
+	if _, err := b.Request(ctx, id); err != nil {
+		return nil, err
+	}
+	rows, err := b.pool.Query(ctx, attemptsQuery, id)
+	if err != nil {
+		return nil, fmt.Errorf("list attempts: %w", err)
+	}
+	attempts, err := pgx.CollectRows(rows, func(from pgx.CollectableRow) (a tandem.Attempt, err error) {
+		var at, duration int64
+		err = from.Scan(&a.Number, &at, &duration, &a.Status, &a.Class, &a.Error, &a.Answer)
+		a.At, a.Duration = time.UnixMicro(at).UTC(), time.Duration(duration)*time.Microsecond
+		return a, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list attempts: %w", err)
+	}
+	return attempts, nil
+}
+
+const attemptsQuery = `SELECT number, at, duration_us, status, class, error, answer FROM attempts WHERE request_id = $1 ORDER BY number`
+
+// Counts implements engine.Store.
+func (b *Backend) Counts(ctx context.Context, who tandem.Caller) (engine.Counts, error) {
+	var c engine.Counts
+	whose, args := "", []any{}
+	if !who.Admin {
+		whose, args = `WHERE owner = $1`, []any{who.Name}
+	}
+	rows, err := b.pool.Query(ctx, requestCountsQuery(whose), args...)
+	if err != nil {
+		return c, fmt.Errorf("read request counters: %w", err)
+	}
+	c.Requests, err = pgx.CollectRows(rows, func(from pgx.CollectableRow) (n engine.RequestCount, err error) {
+		var processing int64
+		err = from.Scan(&n.Mode, &n.Status, &n.Callback, &n.N, &processing)
+		n.Processing = time.Duration(processing) * time.Microsecond
+		return n, err
+	})
+	if err != nil {
+		return c, fmt.Errorf("read request counters: %w", err)
+	}
+	if rows, err = b.pool.Query(ctx, errorCountsQuery(whose), args...); err != nil {
+		return c, fmt.Errorf("read error counters: %w", err)
+	}
+	c.Errors, err = pgx.CollectRows(rows, func(from pgx.CollectableRow) (n engine.ErrorCount, err error) {
+		err = from.Scan(&n.Source, &n.Category, &n.N)
+		return n, err
+	})
+	if err != nil {
+		return c, fmt.Errorf("read error counters: %w", err)
+	}
+	return c, nil
+}
+
+func requestCountsQuery(whose string) string {
+	return `SELECT mode, status, callback_state, sum(requests)::bigint, sum(processing_us)::bigint
+		FROM request_counters ` + whose + ` GROUP BY mode, status, callback_state`
+}
+
+func errorCountsQuery(whose string) string {
+	return `SELECT source, category, sum(errors)::bigint FROM error_counters ` + whose + ` GROUP BY source, category ORDER BY source, category`
+}
+
+// Backlog implements engine.Store.
+func (b *Backend) Backlog(ctx context.Context) (n int, oldest time.Time, err error) {
+	var created *int64
+	err = b.pool.QueryRow(ctx, `SELECT (`+pendingQuery+`), (`+oldestQuery+`)`).Scan(&n, &created)
+	if err != nil {
+		return 0, time.Time{}, fmt.Errorf("read backlog: %w", err)
+	}
+	return n, fromMicros(created), nil
+}
+
+const oldestQuery = `SELECT created_at FROM requests WHERE mode = 'async' AND status = 'pending' ORDER BY seq LIMIT 1`
+
+// Holder implements engine.Store.
+func (b *Backend) Holder(ctx context.Context, owner string, key engine.IdempotencyKey) (id string, err error) {
+	id, fingerprint, err := holderOf(ctx, b.pool, owner, key.Key, b.now())
+	if err == nil && id != "" && !bytes.Equal(fingerprint, key.Fingerprint[:]) {
+		return "", engine.ErrKeyReused
+	}
+	return id, err
+}
+
+// holderOf returns the request that an Idempotency-Key stands for, "" if none.
+func holderOf(ctx context.Context, in interface {
+	QueryRow(context.Context, string, ...any) pgx.Row
+}, owner, key string, now time.Time) (id string, fingerprint []byte, err error) {
+	err = in.QueryRow(ctx, holderQuery, owner, key, now.Add(-engine.IdempotencyKept).UnixMicro()).Scan(&id, &fingerprint)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return "", nil, nil
+	}
+	if err != nil {
+		return "", nil, fmt.Errorf("read idempotency key: %w", err)
+	}
+	return id, fingerprint, nil
+}
+
+const holderQuery = `SELECT request_id, fingerprint FROM idempotency_keys WHERE owner = $1 AND key = $2 AND created_at >= $3`
+
+// expired returns pending requests whose time is over.
+func (b *Backend) expired(ctx context.Context) ([]row, error) {
+	rows, err := b.query(ctx, expiredQuery, b.now().UnixMicro())
+	if err != nil {
+		return nil, fmt.Errorf("read expired requests: %w", err)
+	}
+	return rows, nil
+}
+
+const expiredQuery = `SELECT ` + requestColumns + ` FROM requests
+	WHERE status = 'pending' AND expires_at IS NOT NULL AND expires_at <= $1 ORDER BY expires_at LIMIT 1000`
+
+// overdue returns sync requests that were begun before a time and have no
+// outcome.
+func (b *Backend) overdue(ctx context.Context, before time.Time) ([]row, error) {
+	rows, err := b.query(ctx, overdueQuery, before.UnixMicro())
+	if err != nil {
+		return nil, fmt.Errorf("read overdue requests: %w", err)
+	}
+	return rows, nil
+}
+
+const overdueQuery = `SELECT ` + requestColumns + ` FROM requests
+	WHERE mode = 'sync' AND status = 'processing' AND started_at < $1 ORDER BY seq LIMIT 1000`
+
+func (b *Backend) query(ctx context.Context, text string, args ...any) ([]row, error) {
+	rows, err := b.pool.Query(ctx, text, args...)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, scanRow)
+}
+
+// rowReader reads requests by their ids. Those that are asked for at once are
+// read together.
+type rowReader struct {
+	pool  *pgxpool.Pool
+	queue chan rowAsked
+	ended chan struct{} // closed when nobody reads any more
+}
+
+type rowAsked struct {
+	id  string
+	got chan<- rowGot
+}
+
+type rowGot struct {
+	row row
+	err error
+}
+
+// readersAtOnce is how many such reads are under way at once, and mostRows how
+// many rows one reads.
+const (
+	readersAtOnce = 2
+	mostRows      = 256
+)
+
+func newRowReader(pool *pgxpool.Pool) *rowReader {
+	return &rowReader{pool: pool, queue: make(chan rowAsked), ended: make(chan struct{})}
+}
+
+// read returns the whole record of a request, or CodeNotFound.
+func (r *rowReader) read(ctx context.Context, id string) (row, error) {
+	got := make(chan rowGot, 1)
+	select {
+	case r.queue <- rowAsked{id, got}:
+	case <-r.ended:
+		return row{}, errClosed
+	case <-ctx.Done():
+		return row{}, fmt.Errorf("read request: %w", ctx.Err())
+	}
+	select {
+	case g := <-got:
+		return g.row, g.err
+	case <-ctx.Done():
+		return row{}, fmt.Errorf("read request: %w", ctx.Err())
+	}
+}
+
+func (r *rowReader) run(ctx context.Context) {
+	defer close(r.ended)
+	var all sync.WaitGroup
+	for range readersAtOnce {
+		all.Go(func() {
+			for {
+				select {
+				case first := <-r.queue:
+					r.answer(r.gather(first))
+				case <-ctx.Done():
+					return
+				}
+			}
+		})
+	}
+	all.Wait()
+}
+
+func (r *rowReader) gather(first rowAsked) []rowAsked {
+	all := []rowAsked{first}
+	for len(all) < mostRows {
+		select {
+		case next := <-r.queue:
+			all = append(all, next)
+		default:
+			return all
+		}
+	}
+	return all
+}
+
+func (r *rowReader) answer(asked []rowAsked) {
+	ctx, cancel := context.WithTimeout(context.Background(), batchTimeout)
+	defer cancel()
+	wanted := make([]string, len(asked))
+	for i := range asked {
+		wanted[i] = asked[i].id
+	}
+	found := make(map[string]row, len(asked))
+	rows, err := r.pool.Query(ctx, requestsQuery, wanted)
+	if err == nil {
+		var all []row
+		all, err = pgx.CollectRows(rows, scanRow)
+		for _, one := range all {
+			found[one.ID] = one
+		}
+	}
+	for _, a := range asked {
+		one, ok := found[a.id]
+		switch {
+		case err != nil:
+			a.got <- rowGot{err: fmt.Errorf("read request: %w", err)}
+		case !ok:
+			a.got <- rowGot{err: errNotFound}
+		default:
+			a.got <- rowGot{row: one}
+		}
+	}
+}
+
+const requestsQuery = `SELECT ` + requestColumns + ` FROM requests WHERE id = ANY($1)`

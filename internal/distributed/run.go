@@ -1,0 +1,256 @@
+package distributed
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/riverqueue/river"
+	"github.com/riverqueue/river/riverdriver/riverpgxv5"
+
+	"tandem"
+	"tandem/internal/engine"
+	"tandem/work"
+)
+
+const (
+	// ahead is how many jobs of a lane are taken beyond its slots, so that there
+	// is one at hand when a slot becomes free.
+	ahead = 64
+	// patience is how long a job waits for room in this process before it goes
+	// back, for any other to take.
+	patience = time.Second
+	// again is when a step is tried again that could not be recorded.
+	again = time.Second
+	// stopGrace is how long River may take to put its jobs away once all steps
+	// have ended.
+	stopGrace = 10 * time.Second
+)
+
+// Run implements engine.Backend.
+func (b *Backend) Run(ctx context.Context, steps engine.Steps) error {
+	b.signals.steps.Store(&steps)
+	defer b.signals.steps.Store(nil)
+	if b.opts.NoSteps {
+		<-ctx.Done()
+		return nil
+	}
+	r := &runner{
+		b:        b,
+		steps:    steps,
+		ctx:      ctx,
+		stepCtx:  context.WithoutCancel(ctx),
+		suspects: make(chan struct{}, 1),
+		places:   newPlaces(b.opts.MaxAttempts),
+	}
+	client, err := r.start()
+	if err != nil {
+		return err
+	}
+	var loops sync.WaitGroup
+	loops.Go(func() { r.every(expiryCheck, "failing expired requests", r.expire) })
+	loops.Go(func() { r.every(overdueCheck, "failing interrupted requests", r.failOverdue) })
+	loops.Go(func() { r.every(time.Minute, "deleting what is too old", r.forget) })
+	<-ctx.Done()
+	loops.Wait()
+	if client != nil {
+		r.stop(client)
+	}
+	return nil
+}
+
+// runner is one Run under way.
+type runner struct {
+	b        *Backend
+	steps    engine.Steps
+	ctx      context.Context // Run's
+	stepCtx  context.Context // of the steps; it does not end with Run's
+	running  sync.WaitGroup  // the jobs
+	suspects chan struct{}   // held by the one suspect that runs
+	places   *places
+}
+
+// start makes a client that takes jobs. It tries until it has one, or nil when
+// ctx ends: Postgres may be away for a moment.
+func (r *runner) start() (*riverClient, error) {
+	config := r.b.riverConfig(kinds(r))
+	config.Queues = map[string]river.QueueConfig{deliverQueue: {MaxWorkers: min(r.b.opts.MaxAttempts, river.QueueNumWorkersMax)}}
+	for _, lane := range []string{work.CPU.String(), work.Waits.String()} {
+		config.Queues[processQueue(lane)] = river.QueueConfig{MaxWorkers: min(r.b.opts.Slots[lane]+ahead, river.QueueNumWorkersMax)}
+	}
+	for r.ctx.Err() == nil {
+		client, err := river.NewClient(riverpgxv5.New(r.b.queue), config)
+		if err != nil {
+			return nil, fmt.Errorf("open the queue: %w", err)
+		}
+		if err = client.Start(r.stepCtx); err == nil {
+			return client, nil
+		}
+		r.b.log.Error("starting the queue failed, trying again", "error", err)
+		pause(r.ctx, again)
+	}
+	return nil, nil
+}
+
+// stop takes no more jobs and waits for those that run. It leaves what River
+// cannot put away to be rescued.
+func (r *runner) stop(client *riverClient) {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	defer cancel(nil)
+	go func() {
+		r.running.Wait()
+		pause(ctx, stopGrace)
+		cancel(errors.New("the Postgres does not answer"))
+	}()
+	if err := client.Stop(ctx); err != nil {
+		r.b.log.Warn("the queue was not stopped in order; its jobs will be rescued", "error", context.Cause(ctx))
+	}
+}
+
+// process is a process job: it runs the step if it is due, and says when to look
+// again if it is not.
+func (r *runner) process(ctx context.Context, id string) error {
+	r.running.Add(1)
+	defer r.running.Done()
+	for {
+		found, err := r.b.rows.read(ctx, id)
+		req := &found.Request
+		switch {
+		case tandem.CodeOf(err) == tandem.CodeNotFound || err == nil && req.Status.Worked():
+			return nil
+		case err != nil:
+			return r.later("a request could not be read", id, err)
+		case req.Status == tandem.Pending:
+			return r.begin(ctx, req)
+		}
+		// It is being processed, or was by a process that is dead.
+		wait := r.b.lease() - r.b.now().Sub(req.StartedAt)
+		if found.startedBy == r.b.name && !r.b.working.has(id) { // here, and the commit was not known
+			wait = 0
+		}
+		if wait > 0 {
+			return river.JobSnooze(min(wait, r.b.lease()))
+		}
+		err = r.b.takeOver(r.stepCtx, req)
+		if err != nil && tandem.CodeOf(err) != tandem.CodeConflict {
+			return r.later("a request could not be taken over", id, err)
+		}
+		r.b.log.Info("took over a request from a process that has gone", "request_id", id, "from", found.startedBy)
+	}
+}
+
+// begin runs the work of a pending request, if it may begin.
+func (r *runner) begin(ctx context.Context, req *tandem.Request) error {
+	if wait := req.NotBefore.Sub(r.b.now()); wait > 0 {
+		return river.JobSnooze(wait)
+	}
+	waiting, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	defer context.AfterFunc(r.ctx, cancel)()
+	if req.Starts > 0 {
+		// An earlier start was interrupted, by a crash that it may have caused.
+		// Suspects run one at a time: so the one that takes the process down
+		// does not use up the starts of the others.
+		select {
+		case r.suspects <- struct{}{}:
+			defer func() { <-r.suspects }()
+		case <-waiting.Done():
+			return river.JobSnooze(0)
+		}
+	}
+	if r.steps.Reserve(waiting, req.Lane) != nil {
+		return river.JobSnooze(0)
+	}
+	err := r.steps.Process(r.stepCtx, req)
+	switch {
+	case err == nil && req.Status == tandem.Pending: // given back
+		return river.JobSnooze(0)
+	case err == nil:
+		return nil
+	case tandem.CodeOf(err) == tandem.CodeConflict:
+		return river.JobSnooze(0) // the row says what has happened
+	default:
+		return r.later("a request could not be worked to its end", req.ID, err)
+	}
+}
+
+// later puts off a job whose step could not be recorded.
+func (r *runner) later(what, id string, err error) error {
+	if r.ctx.Err() != nil {
+		return river.JobSnooze(0) // another process may have more luck
+	}
+	r.b.log.Error(what+", trying again", "request_id", id, "error", err)
+	return river.JobSnooze(again)
+}
+
+const (
+	// expiryCheck is how often requests are looked for that have expired while
+	// they waited, and overdueCheck sync requests whose process is gone.
+	expiryCheck  = 500 * time.Millisecond
+	overdueCheck = 5 * time.Second
+)
+
+// every runs a chore until ctx ends. All processes run all of them: each is a
+// guarded write, and harmless if another was first.
+func (r *runner) every(interval time.Duration, what string, chore func(context.Context) error) {
+	for ; r.ctx.Err() == nil; pause(r.ctx, interval) {
+		if err := chore(r.ctx); err != nil && r.ctx.Err() == nil {
+			r.b.log.Error(what+" failed, trying again", "error", err)
+		}
+	}
+}
+
+// expire fails what has expired.
+func (r *runner) expire(ctx context.Context) error {
+	expired, err := r.b.expired(ctx)
+	if err != nil {
+		return err
+	}
+	return r.each(expired, func(req *tandem.Request) error {
+		engine.Expire(req, r.b.now())
+		return r.b.Fail(ctx, req)
+	})
+}
+
+// failOverdue fails sync requests that no process can still be working.
+func (r *runner) failOverdue(ctx context.Context) error {
+	overdue, err := r.b.overdue(ctx, r.b.now().Add(-r.b.lease()))
+	if err != nil {
+		return err
+	}
+	return r.each(overdue, func(req *tandem.Request) error {
+		if r.b.working.has(req.ID) {
+			return nil
+		}
+		return r.b.Complete(ctx, engine.Interrupted(req, r.b.now()))
+	})
+}
+
+// each does something about every row, all at once so that they share commits.
+func (r *runner) each(rows []row, do func(*tandem.Request) error) error {
+	faults := make([]error, len(rows))
+	var all sync.WaitGroup
+	for i := range rows {
+		all.Go(func() {
+			if err := do(&rows[i].Request); tandem.CodeOf(err) != tandem.CodeConflict {
+				faults[i] = err
+			}
+		})
+	}
+	all.Wait()
+	return errors.Join(faults...)
+}
+
+// forget deletes what is too old to matter.
+func (r *runner) forget(ctx context.Context) error {
+	_, err := r.b.pool.Exec(ctx, forgetKeysQuery, r.b.now().Add(-engine.IdempotencyKept).UnixMicro())
+	_, ratesErr := r.b.queue.Exec(ctx, forgetRatesQuery)
+	return errors.Join(err, ratesErr, r.b.breakers.forget(ctx))
+}
+
+const forgetRatesQuery = `DELETE FROM rate_limits WHERE till < (extract(epoch FROM now()) * 1000000)::bigint`
+
+const forgetKeysQuery = `DELETE FROM idempotency_keys WHERE (owner, key) IN (
+	SELECT owner, key FROM idempotency_keys WHERE created_at < $1 ORDER BY created_at LIMIT 1000)`
