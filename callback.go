@@ -23,7 +23,7 @@ type Callback struct {
 	State       CallbackState
 	Attempts    int       // attempts made so far
 	MaxAttempts int       // attempts after which it is given up
-	NextAt      time.Time // when the next attempt is due; zero if none is
+	NextAt      time.Time // when the next attempt is due; zero if none is. Of one just planned it has a monotonic reading, which no clock that is set meanwhile moves
 	LastStatus  int       // HTTP status of the last answer; 0 if there was none
 	LastError   string    // why the last attempt failed; empty if it did not
 

@@ -10,6 +10,19 @@ import (
 	"tandem/webhook"
 )
 
+// TestAServiceInMemoryDoesNotSayOnDisk holds the 202 to what it is worth.
+func TestAServiceInMemoryDoesNotSayOnDisk(t *testing.T) {
+	t.Parallel()
+	s := serve(t, "--database", ":memory:")
+	var accepted struct {
+		Message string `json:"message"`
+	}
+	s.post("/async", submission{Data: map[string]any{"a": 1}}).decode(t, http.StatusAccepted, &accepted)
+	if strings.Contains(accepted.Message, "on disk") || !strings.Contains(accepted.Message, "lost when the service stops") {
+		t.Errorf("the 202 of a service in memory says %q", accepted.Message)
+	}
+}
+
 func TestAcceptedWorkIsDeliveredSignedAndOnRecord(t *testing.T) {
 	onEach(t, acceptedWorkIsDeliveredSignedAndOnRecord)
 }
@@ -31,7 +44,7 @@ func acceptedWorkIsDeliveredSignedAndOnRecord(t *testing.T, database string) {
 	if want := "/requests/" + id; a.header.Get("Location") != want || accepted.StatusURL != want {
 		t.Errorf("Location is %q, status_url %q, want both %q", a.header.Get("Location"), accepted.StatusURL, want)
 	}
-	if !strings.HasPrefix(id, "req_") || accepted.Status != "accepted" || accepted.Message == "" {
+	if !strings.HasPrefix(id, "req_") || accepted.Status != "accepted" || !strings.HasPrefix(accepted.Message, "on disk; ") {
 		t.Errorf("the acceptance is %+v", accepted)
 	}
 

@@ -346,3 +346,35 @@ func TestSecretShowSaysWhyItCannot(t *testing.T) {
 		t.Errorf("asking for a secret left %v behind, %v", left, err)
 	}
 }
+
+// The README's table has every flag of tandem serve, and no other.
+func TestEveryFlagOfServeIsInTheREADME(t *testing.T) {
+	t.Parallel()
+	help, stderr, code := run(t, nil, "serve", "--help")
+	text, err := os.ReadFile("../README.md")
+	if code != 0 || err != nil {
+		t.Fatalf("%d %s %v", code, stderr, err)
+	}
+	_, table, _ := strings.Cut(string(text), "\n## Configuration")
+	table, _, _ = strings.Cut(table, "\n## ")
+	flags, documented := map[string]bool{}, map[string]bool{}
+	for _, m := range regexp.MustCompile(`(?m)^ +(?:-\w, )?(--[a-z0-9-]+)`).FindAllStringSubmatch(help, -1) {
+		flags[m[1]] = true
+	}
+	delete(flags, "--help")
+	for _, row := range regexp.MustCompile(`(?m)^\| ([^|]+) \|`).FindAllStringSubmatch(table, -1) {
+		for _, flag := range regexp.MustCompile("`(--[a-z0-9-]+)`").FindAllStringSubmatch(row[1], -1) {
+			documented[flag[1]] = true
+		}
+	}
+	for flag := range flags {
+		if !documented[flag] {
+			t.Errorf("%s is not in the README", flag)
+		}
+	}
+	for flag := range documented {
+		if !flags[flag] {
+			t.Errorf("the README has %s, which tandem serve has not", flag)
+		}
+	}
+}

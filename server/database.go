@@ -39,12 +39,14 @@ func openDatabase(ctx context.Context, opts Options, log *slog.Logger, metrics p
 	if !distributed.IsURL(opts.Database) {
 		return embedded.Open(ctx, opts.Database, embedded.Options{
 			MaxPending: opts.MaxPending,
+			Retain:     opts.Retain,
 			Logger:     log.With("component", "embedded"),
 			Metrics:    metrics,
 		})
 	}
 	return distributed.Open(ctx, opts.Database, distributed.Options{
 		MaxPending: opts.MaxPending,
+		Retain:     opts.Retain,
 		Slots: map[string]int{
 			work.CPU.String():   cmp.Or(opts.Workers, runtime.GOMAXPROCS(0)),
 			work.Waits.String(): opts.IOConcurrency,

@@ -68,6 +68,7 @@ type Options struct {
 	SyncQueueTimeout time.Duration // how long a sync caller waits for a slot; 2 s
 	WorkTimeout      time.Duration // ends any work; 30 s
 	DrainTimeout     time.Duration // how long Stop lets what runs finish; 30 s
+	Retain           time.Duration // how long a request is kept once it is settled; 0: for ever
 	Paused           bool          // accept and store, start no work and deliver nothing
 
 	Rounds    int             // of compute, per unit of complexity; work.DefaultRounds
@@ -86,6 +87,9 @@ type Options struct {
 	InsecureAllowCallbackNets []netip.Prefix
 	AllowCallbackPorts        []uint16 // beside 80 and 443
 	RequireHTTPSCallbacks     bool
+	// CallbackDNS64 is for machines whose only way to IPv4 is NAT64: an address
+	// in 64:ff9b::/96 is judged by the IPv4 address in it, not refused.
+	CallbackDNS64 bool
 
 	// RequireKeys lets nobody in without an API key (tandem keys create). In
 	// production it is so unless InsecureNoAuth is set: then anyone who can
@@ -195,6 +199,9 @@ func (o Options) withDefaults() (Options, error) {
 		if d.value < 0 {
 			faults = append(faults, fmt.Errorf("option %s must not be negative, is %v", d.name, d.value))
 		}
+	}
+	if o.Retain != 0 && o.Retain < time.Second {
+		faults = append(faults, fmt.Errorf("option Retain must be at least a second, or 0 to keep requests for ever, is %v", o.Retain))
 	}
 	if o.Rate != (Rate{}) && (o.Rate.N < 1 || o.Rate.Window < time.Second) {
 		faults = append(faults, fmt.Errorf("option Rate must be a count and a window of at least a second, is %v", o.Rate))

@@ -56,6 +56,7 @@ func New(ctx context.Context, opts Options) (_ *Server, err error) {
 		AllowPorts:      opts.AllowCallbackPorts,
 		HTTPSOnly:       opts.RequireHTTPSCallbacks,
 		LoopbackAnyPort: opts.Mode == Demo,
+		DNS64:           opts.CallbackDNS64,
 	})
 	faults = append(faults, wrap("callback rules", err))
 	if err := errors.Join(faults...); err != nil {

@@ -140,7 +140,7 @@ func (f *labFlags) chooseMode(ctx context.Context, spec *loadtest.Spec) error {
 	return nil
 }
 
-// fileFlags turns the names of fields, which begin each fault of a Spec, into
+// flagFaults turns the names of fields, which begin each fault of a Spec, into
 // those of flags.
 func flagFaults(err error) error {
 	if err == nil {
@@ -189,7 +189,10 @@ func (f *labFlags) openOutputs() (*outputs, error) {
 		file, err := os.CreateTemp(filepath.Dir(out.path), "."+filepath.Base(out.path)+".*")
 		if err != nil {
 			o.discard()
-			return nil, fmt.Errorf("%s: %w", out.flag, err)
+			if cause, ok := errors.AsType[*os.PathError](err); ok {
+				err = cause.Err // without the name of the temporary file
+			}
+			return nil, fmt.Errorf("%s: %s cannot be written: %w", out.flag, out.path, err)
 		}
 		*out.file = file
 	}

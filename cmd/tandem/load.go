@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -15,11 +14,11 @@ import (
 type loadCmd struct {
 	labFlags
 
-	Requests    int     `short:"n" placeholder:"N" help:"Requests to send. Default: 100; in production mode 50."`
-	Concurrency int     `short:"c" placeholder:"N" help:"Callers that each hold one request until it is completed (closed model). Default: 10; in production mode 5. With --rate: the most requests that may be unanswered; without it as many as fall due."`
+	Requests    *int    `short:"n" placeholder:"N" help:"Requests to send. Default: 100; in production mode 50."`
+	Concurrency *int    `short:"c" placeholder:"N" help:"Callers that each hold one request until it is completed (closed model). Default: 10; in production mode 5. With --rate: the most requests that may be unanswered; without it as many as fall due."`
 	SyncRatio   float64 `default:"0.5" help:"The part of the requests that is sync, 0 to 1."`
 
-	Rate     float64       `placeholder:"N" help:"Requests per second, due whatever the service does (open model)."`
+	Rate     *float64      `placeholder:"N" help:"Requests per second, due whatever the service does (open model)."`
 	Ramp     string        `placeholder:"A..B" help:"Instead of --rate: from A to B requests per second."`
 	Duration time.Duration `default:"30s" help:"How long an open model sends."`
 	Arrivals string        `default:"poisson" enum:"poisson,constant" help:"How the times of an open model are spread: poisson, as independent callers, or constant."`
@@ -51,22 +50,36 @@ func (c *loadCmd) Run(ctx context.Context) error {
 func (c *loadCmd) read(ctx context.Context) (loadtest.Spec, loadtest.Options, error) {
 	spec := loadtest.Spec{
 		Workload: c.Workload, Complexity: c.Complexity, SyncRatio: c.SyncRatio, Seed: c.Seed,
-		Requests: c.Requests, Concurrency: c.Concurrency, Rate: c.Rate,
 	}
-	var rampFault, openFault error
+	var rampFault, openFault, countFault error
+	if c.Rate != nil {
+		spec.Rate = *c.Rate
+	}
 	if c.Ramp != "" {
 		spec.Rate, spec.RateTo, rampFault = parseRamp(c.Ramp)
-		if c.Rate != 0 {
+		if c.Rate != nil {
 			rampFault = errors.New("--ramp: instead of --rate, not with it")
 		}
 	}
-	if spec.Open() || c.Rate != 0 {
+	if spec.Open() || c.Rate != nil {
 		spec.Duration, spec.Arrivals = c.Duration, loadtest.Arrivals(c.Arrivals)
-		if c.Requests != 0 {
+		if c.Requests != nil {
 			openFault = errors.New("--requests: an open model sends by the clock; leave it out, or --rate")
 		}
-		if math.IsNaN(c.Rate) || c.Rate < 0 {
-			openFault = fmt.Errorf("--rate must be above 0, is %v", c.Rate)
+		if c.Rate != nil && !(*c.Rate > 0) {
+			openFault = fmt.Errorf("--rate must be above 0, is %v", *c.Rate)
+		}
+	}
+	for _, count := range []struct {
+		flag  string
+		given *int
+		field *int
+	}{{"--requests", c.Requests, &spec.Requests}, {"--concurrency", c.Concurrency, &spec.Concurrency}} {
+		if count.given == nil {
+			continue
+		}
+		if *count.field = *count.given; *count.given == 0 { // which in a Spec means the default
+			countFault = errors.Join(countFault, fmt.Errorf("%s must be at least 1, is 0", count.flag))
 		}
 	}
 	modeFault := c.chooseMode(ctx, &spec)
@@ -85,7 +98,7 @@ func (c *loadCmd) read(ctx context.Context) (loadtest.Spec, loadtest.Options, er
 		}
 	}
 	opts, optionFaults := c.options()
-	faults := []error{rampFault, openFault, modeFault, flagFaults(spec.Check()), optionFaults}
+	faults := []error{rampFault, openFault, countFault, modeFault, flagFaults(spec.Check()), optionFaults}
 	for _, text := range c.SLO {
 		slo, err := loadtest.ParseSLO(text)
 		if err != nil {

@@ -36,6 +36,7 @@ type serveCmd struct {
 	SyncQueueTimeout time.Duration `default:"2s" help:"How long a sync caller waits for a slot; past it 503."`
 	WorkTimeout      time.Duration `default:"30s" help:"Ends any work."`
 	DrainTimeout     time.Duration `default:"30s" help:"How long a shutdown lets what runs finish."`
+	Retain           time.Duration `placeholder:"720h" help:"Delete requests once they have been settled for so long. Default: keep them for ever."`
 	Paused           bool          `help:"Accept and store, start no work: for maintenance and measuring."`
 
 	Rounds   int      `default:"${rounds}" help:"Rounds of compute per unit of complexity; the default takes about 5 ms on a current core."`
@@ -47,6 +48,7 @@ type serveCmd struct {
 	CallbackTimeout   time.Duration  `default:"10s" help:"How long one attempt may take."`
 	CallbackMaxAge    time.Duration  `default:"24h" help:"How old a callback may get before it is given up."`
 	CallbackHTTPSOnly bool           `name:"callback-https-only" help:"Refuse callback URLs that are not https."`
+	CallbackDNS64     bool           `name:"callback-dns64" help:"Judge callback addresses in 64:ff9b::/96 by the IPv4 address in them: for machines whose only way to IPv4 is NAT64."`
 	AllowCallbackNet  []netip.Prefix `placeholder:"CIDR" help:"Let callbacks reach a range that is refused otherwise, such as 10.1.0.0/16. Insecure: callers can then reach it through this service."`
 	AllowCallbackPort []uint16       `placeholder:"PORT" help:"Let callbacks use a port beside 80 and 443."`
 
@@ -106,6 +108,7 @@ func (c *serveCmd) options() (server.Options, error) {
 		SyncQueueTimeout:          c.SyncQueueTimeout,
 		WorkTimeout:               c.WorkTimeout,
 		DrainTimeout:              c.DrainTimeout,
+		Retain:                    c.Retain,
 		Paused:                    c.Paused,
 		Rounds:                    c.Rounds,
 		CallbackAttempts:          c.CallbackAttempts,
@@ -113,6 +116,7 @@ func (c *serveCmd) options() (server.Options, error) {
 		CallbackTimeout:           c.CallbackTimeout,
 		CallbackMaxAge:            c.CallbackMaxAge,
 		RequireHTTPSCallbacks:     c.CallbackHTTPSOnly,
+		CallbackDNS64:             c.CallbackDNS64,
 		InsecureAllowCallbackNets: c.AllowCallbackNet,
 		AllowCallbackPorts:        c.AllowCallbackPort,
 		RequireKeys:               c.RequireKeys,
@@ -216,6 +220,9 @@ func (c *serveCmd) options() (server.Options, error) {
 		if d.value <= 0 {
 			fault(d.flag, fmt.Errorf("must be positive, such as 30s, is %v", d.value))
 		}
+	}
+	if c.Retain != 0 && c.Retain < time.Second {
+		fault("--retain", fmt.Errorf("must be at least 1s, such as 720h, is %v", c.Retain))
 	}
 	if opts.Workers == 0 {
 		opts.Workers = runtime.GOMAXPROCS(0)

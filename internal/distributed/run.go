@@ -53,11 +53,14 @@ func (b *Backend) Run(ctx context.Context, steps engine.Steps) error {
 	loops.Go(func() { r.every(expiryCheck, "failing expired requests", r.expire) })
 	loops.Go(func() { r.every(overdueCheck, "failing interrupted requests", r.failOverdue) })
 	loops.Go(func() { r.every(time.Minute, "deleting what is too old", r.forget) })
+	if b.opts.Retain > 0 {
+		loops.Go(func() { r.every(pruneEvery(b.opts.Retain), "deleting old requests", b.prune) })
+	}
 	<-ctx.Done()
-	loops.Wait()
 	if client != nil {
 		r.stop(client)
 	}
+	loops.Wait()
 	return nil
 }
 
@@ -160,7 +163,7 @@ func (r *runner) begin(ctx context.Context, req *tandem.Request) error {
 			return river.JobSnooze(0)
 		}
 	}
-	if r.steps.Reserve(waiting, req.Lane) != nil {
+	if r.ctx.Err() != nil || r.steps.Reserve(waiting, req.Lane) != nil {
 		return river.JobSnooze(0)
 	}
 	err := r.steps.Process(r.stepCtx, req)

@@ -53,7 +53,7 @@ type debt struct {
 type hostQueue struct {
 	name     string
 	debts    []debt          // sorted, the most urgent first
-	held     map[string]bool // ids in debts or in flight
+	flying   map[string]bool // ids in flight; nil if none is, for many hosts are owed one callback each
 	inFlight int
 
 	onDisk  bool // there may be more on disk than in debts
@@ -93,14 +93,15 @@ func (d *deliveries) push(req *tandem.Request) {
 	d.lookAt(h, now)
 }
 
-// pushHost adds a host whose callbacks are on disk.
-func (d *deliveries) pushHost(name string) {
+// pushHost adds a host whose callbacks are on disk, to be looked at after a
+// while.
+func (d *deliveries) pushHost(name string, after time.Duration) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	h := d.host(name)
 	h.onDisk = true
 	h.skipped++
-	d.lookAt(h, time.Now())
+	d.lookAt(h, time.Now().Add(after))
 }
 
 // ended notes that an attempt to the host is over.
@@ -110,7 +111,9 @@ func (d *deliveries) ended(owed debt, host string) {
 	d.inFlight--
 	h := d.hosts[host]
 	h.inFlight--
-	delete(h.held, owed.id)
+	if delete(h.flying, owed.id); h.inFlight == 0 {
+		h.flying = nil
+	}
 	d.lookAt(h, time.Now())
 	d.signal() // there may be a host that waits for room
 }
@@ -118,13 +121,15 @@ func (d *deliveries) ended(owed debt, host string) {
 func (d *deliveries) host(name string) *hostQueue {
 	h := d.hosts[name]
 	if h == nil {
-		h = &hostQueue{name: name, held: make(map[string]bool)}
+		h = &hostQueue{name: name}
 		d.hosts[name] = h
 	}
 	return h
 }
 
 // monotonic turns a time of the wall clock into one that no clock change moves.
+// One that has a monotonic reading of its own is not moved by a change that was
+// made since it was planned, either.
 func (d *deliveries) monotonic(now, wall time.Time) time.Time {
 	return now.Add(min(wall.Sub(d.now()), longestWait))
 }
@@ -216,6 +221,10 @@ func (d *deliveries) serve(ctx context.Context, h *hostQueue, now time.Time, ste
 		}
 		owed := h.debts[0]
 		h.debts = h.debts[1:]
+		if h.flying == nil {
+			h.flying = make(map[string]bool)
+		}
+		h.flying[owed.id] = true
 		h.inFlight++
 		d.inFlight++
 		if owed.req != nil {
@@ -236,7 +245,6 @@ func (d *deliveries) page(ctx context.Context, h *hostQueue) error {
 		return err
 	}
 	for _, dropped := range h.debts {
-		delete(h.held, dropped.id)
 		if dropped.req != nil {
 			d.loaded--
 		}
@@ -244,7 +252,7 @@ func (d *deliveries) page(ctx context.Context, h *hostQueue) error {
 	h.debts = h.debts[:0]
 	now := time.Now()
 	for _, row := range rows {
-		if !h.held[row.id] { // in flight: what comes next of it is pushed
+		if !h.flying[row.id] { // else what comes next of it is pushed
 			h.insert(debt{id: row.id, at: d.monotonic(now, row.at)})
 		}
 	}
@@ -257,7 +265,6 @@ func (d *deliveries) page(ctx context.Context, h *hostQueue) error {
 
 // insert keeps debts sorted. Most come with the latest time, at the end.
 func (h *hostQueue) insert(owed debt) {
-	h.held[owed.id] = true
 	i, _ := slices.BinarySearchFunc(h.debts, owed, func(a, b debt) int {
 		return cmp.Or(a.at.Compare(b.at), -1)
 	})

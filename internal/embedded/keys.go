@@ -22,6 +22,9 @@ func OpenKeys(ctx context.Context, path string) (*KeyStore, error) {
 	if path == Memory {
 		return nil, errors.New("a service in memory has no keys: give it a file")
 	}
+	if err := makeFile(path); err != nil {
+		return nil, err
+	}
 	db, err := openSQL(path, 1)
 	if err != nil {
 		return nil, err

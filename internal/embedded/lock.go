@@ -34,9 +34,9 @@ func lockFile(path string) (unlock func() error, err error) {
 		}
 		var by holder
 		if text, err := io.ReadAll(io.LimitReader(file, 4096)); err != nil || json.Unmarshal(text, &by) != nil {
-			return nil, fmt.Errorf("the database %s is in use by another process; stop it first, or give this one a database of its own", path)
+			return nil, fmt.Errorf("the database %s is in use by another process; stop that first", path)
 		}
-		return nil, fmt.Errorf("the database %s is in use by process %d on %s since %s; stop it first, or give this one a database of its own",
+		return nil, fmt.Errorf("the database %s is in use by process %d on %s since %s; stop that first",
 			path, by.PID, by.Host, by.Since.Format(time.RFC3339))
 	}
 	host, err := os.Hostname()

@@ -31,6 +31,9 @@ type Options struct {
 	MaxPending  int // accepted requests that may wait to be started; 1,000,000
 	MaxAttempts int // delivery attempts in flight to all hosts together; 1024
 
+	// Retain is how long a request is kept once it is settled; 0: for ever.
+	Retain time.Duration
+
 	Logger  *slog.Logger
 	Metrics prometheus.Registerer // nil: metrics are kept and not published
 	Now     func() time.Time      // the wall clock; time.Now
@@ -43,6 +46,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.MaxAttempts < 0 {
 		faults = append(faults, fmt.Errorf("MaxAttempts must not be negative, is %d", o.MaxAttempts))
+	}
+	if o.Retain < 0 {
+		faults = append(faults, fmt.Errorf("Retain must not be negative, is %v", o.Retain))
 	}
 	if o.MaxPending == 0 {
 		o.MaxPending = 1_000_000
@@ -99,7 +105,7 @@ func Open(ctx context.Context, path string, opts Options) (_ *Backend, err error
 		}
 	}()
 	if err := b.openFile(ctx); err != nil {
-		return nil, err
+		return nil, explain(b.path, err)
 	}
 	b.backlogs = make(map[string]*backlog)
 	for _, lane := range lanes {
@@ -107,7 +113,7 @@ func Open(ctx context.Context, path string, opts Options) (_ *Backend, err error
 	}
 	b.deliveries = newDeliveries(b.owed, b.opts)
 	if err := b.recover(ctx); err != nil {
-		return nil, fmt.Errorf("recover: %w", err)
+		return nil, fmt.Errorf("recover: %w", explain(b.path, err))
 	}
 	return b, nil
 }
@@ -124,23 +130,30 @@ func (b *Backend) openFile(ctx context.Context) error {
 		b.onClose(func() error { return os.RemoveAll(dir) })
 		b.path, synchronous = filepath.Join(dir, "requests.db"), "OFF"
 	}
+	b.path = withoutLinks(b.path)
 	unlock, err := lockFile(b.path)
 	if err != nil {
 		return err
 	}
 	b.onClose(unlock)
+	if err := makeFile(b.path); err != nil {
+		return err
+	}
 
-	writing, err := openSQL(b.path, 1, "synchronous("+synchronous+")", "cache_size(-32000)", "wal_autocheckpoint(4000)")
+	writing, err := openSQL(b.path, 1, "synchronous("+synchronous+")", "cache_size(-32000)", "wal_autocheckpoint(4000)", "journal_size_limit(67108864)")
 	if err != nil {
 		return err
 	}
 	b.onClose(writing.Close)
+	if err := checkFile(ctx, writing, b.path); err != nil { // before anything is written to it
+		return err
+	}
 	if err := migrate(ctx, writing); err != nil {
-		return fmt.Errorf("prepare the database %s: %w", b.path, err)
+		return fmt.Errorf("prepare %s: %w", b.path, err)
 	}
 	conn, err := writing.Conn(ctx)
 	if err != nil {
-		return fmt.Errorf("open the database %s: %w", b.path, err)
+		return fmt.Errorf("open it: %w", err)
 	}
 	b.onClose(conn.Close)
 	b.read, err = openSQL(b.path, readers, "query_only(1)", "cache_size(-4000)")
@@ -169,6 +182,15 @@ func (b *Backend) openFile(ctx context.Context) error {
 	return nil
 }
 
+// withoutLinks is where a path leads, so that two names of one file are locked
+// as one. Of a file that is not there yet, it is the path itself.
+func withoutLinks(path string) string {
+	if target, err := filepath.EvalSymlinks(path); err == nil {
+		return target
+	}
+	return path
+}
+
 // readers is how many connections read at once. Reads are short; more would
 // only hold more page caches.
 const readers = 4
@@ -193,9 +215,31 @@ func (b *Backend) Name() string { return "embedded" }
 // Durable implements engine.Backend.
 func (b *Backend) Durable() bool { return b.durable }
 
-// openSQL opens a pool of connections to the file, each with the pragmas.
+// makeFile makes the file at path if there is none, for its owner only: it will
+// hold callback secrets. SQLite gives the files beside it the same permissions.
+func makeFile(path string) error {
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return fmt.Errorf("open the database %s: %w", path, err)
+	}
+	return file.Close()
+}
+
+// openSQL opens a pool of connections to the file, each with the pragmas. A file
+// that is made here can give back free pages: that must be said before its
+// first page is written, which turning on the WAL does, and to a file that is
+// there it would be a write.
 func openSQL(path string, conns int, pragmas ...string) (*sql.DB, error) {
-	query := url.Values{"_pragma": append([]string{"busy_timeout(5000)", "journal_mode(WAL)"}, pragmas...)}
+	pragmas = append([]string{"journal_mode(WAL)"}, pragmas...)
+	if info, err := os.Stat(path); err != nil || info.Size() == 0 {
+		pragmas = append([]string{"auto_vacuum(INCREMENTAL)"}, pragmas...)
+	}
+	return openPlain(path, conns, pragmas...)
+}
+
+// openPlain opens the file in the journal mode that it is in.
+func openPlain(path string, conns int, pragmas ...string) (*sql.DB, error) {
+	query := url.Values{"_pragma": append([]string{"busy_timeout(5000)"}, pragmas...)}
 	db, err := sql.Open("sqlite", "file:"+(&url.URL{Path: filepath.ToSlash(path)}).EscapedPath()+"?"+query.Encode())
 	if err != nil {
 		return nil, fmt.Errorf("open the database %s: %w", path, err)
@@ -219,8 +263,10 @@ func migrate(ctx context.Context, db *sql.DB) error {
 	}
 	var needs int
 	err = db.QueryRowContext(ctx, `SELECT min_reader_version FROM schema_meta`).Scan(&needs)
-	if err == nil && needs > readerVersion {
-		return fmt.Errorf("it was written by a newer version of tandem (it asks for reader version %d, this one is %d): use that version or newer", needs, readerVersion)
+	if err == nil {
+		if err := checkReader(needs); err != nil {
+			return err
+		}
 	}
 	// Any other error is met again by the migration, which says it better: a
 	// new file has no table to ask.

@@ -69,7 +69,7 @@ func (b *Backend) Request(ctx context.Context, id string) (tandem.Request, error
 		return req, errNotFound
 	}
 	if err != nil {
-		return req, fmt.Errorf("read request: %w", err)
+		return req, fmt.Errorf("read request: %w", explain(b.path, err))
 	}
 	return req, nil
 }
@@ -91,7 +91,7 @@ func (b *Backend) Requests(ctx context.Context, q engine.Query) (engine.Page, er
 	args = append(args, q.Limit+1, q.Offset)
 	rows, err := b.read.QueryContext(ctx, `SELECT `+requestColumns+` FROM requests WHERE seq IN (`+seqs+` ORDER BY seq DESC LIMIT ? OFFSET ?) ORDER BY seq DESC`, args...)
 	if err != nil {
-		return engine.Page{}, fmt.Errorf("list requests: %w", err)
+		return engine.Page{}, fmt.Errorf("list requests: %w", explain(b.path, err))
 	}
 	defer rows.Close()
 	page := engine.Page{Requests: []tandem.Request{}}
@@ -109,7 +109,7 @@ func (b *Backend) Requests(ctx context.Context, q engine.Query) (engine.Page, er
 		page.Requests = append(page.Requests, req)
 	}
 	if err := rows.Err(); err != nil {
-		return engine.Page{}, fmt.Errorf("list requests: %w", err)
+		return engine.Page{}, fmt.Errorf("list requests: %w", explain(b.path, err))
 	}
 	return page, nil
 }
@@ -221,6 +221,10 @@ func (b *Backend) Counts(ctx context.Context, who tandem.Caller) (engine.Counts,
 		})
 	if err != nil {
 		return c, fmt.Errorf("read error counters: %w", err)
+	}
+	err = b.read.QueryRowContext(ctx, `SELECT coalesce(sum(requests), 0) FROM pruned_counters WHERE ? OR owner = ?`, whose...).Scan(&c.Pruned)
+	if err != nil {
+		return c, fmt.Errorf("read the count of deleted requests: %w", err)
 	}
 	return c, nil
 }
@@ -345,7 +349,7 @@ func (b *Backend) queryRequests(ctx context.Context, query string, args ...any) 
 func (b *Backend) each(ctx context.Context, query string, args []any, scan func(*sql.Rows) error) error {
 	rows, err := b.read.QueryContext(ctx, query, args...)
 	if err != nil {
-		return err
+		return explain(b.path, err)
 	}
 	defer rows.Close()
 	for rows.Next() {
@@ -353,5 +357,5 @@ func (b *Backend) each(ctx context.Context, query string, args []any, scan func(
 			return err
 		}
 	}
-	return rows.Err()
+	return explain(b.path, rows.Err())
 }

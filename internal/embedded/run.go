@@ -29,7 +29,7 @@ func (b *Backend) Run(ctx context.Context, steps engine.Steps) error {
 		return fmt.Errorf("take up owed callbacks: %w", err)
 	}
 	for _, host := range hosts {
-		b.deliveries.pushHost(host)
+		b.deliveries.pushHost(host, 0)
 	}
 	r := &runner{
 		backend:  b,
@@ -44,6 +44,9 @@ func (b *Backend) Run(ctx context.Context, steps engine.Steps) error {
 	loops.Go(func() { b.deliveries.run(ctx, steps, r.deliver) })
 	loops.Go(func() { r.expire(ctx) })
 	loops.Go(func() { r.forgetKeys(ctx) })
+	if b.opts.Retain > 0 {
+		loops.Go(func() { r.prune(ctx) })
+	}
 	loops.Wait()
 	r.running.Wait()
 	return nil
@@ -140,7 +143,7 @@ func (r *runner) expire(ctx context.Context) {
 			r.backend.log.Error("reading expired requests failed, trying again", "error", err)
 		}
 		for _, req := range expired {
-			engine.Expire(req, r.backend.now())
+			engine.Expire(req, r.backend.opts.Now())
 			if err := r.backend.Fail(ctx, req); err != nil && tandem.CodeOf(err) != tandem.CodeConflict && ctx.Err() == nil {
 				r.backend.log.Error("an expired request could not be failed, trying again", "request_id", req.ID, "error", err)
 			}
@@ -175,7 +178,7 @@ func (r *runner) deliver(owed debt, host string) {
 			// Someone else has delivered it, or given it up.
 		default:
 			r.backend.log.Warn("a delivery attempt was not recorded and will be repeated", "request_id", owed.id, "error", err)
-			r.backend.deliveries.pushHost(host)
+			r.backend.deliveries.pushHost(host, time.Second) // not at once: what failed will fail again
 		}
 	})
 }

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"strconv"
 
 	"tandem"
 )
@@ -16,6 +17,7 @@ type transaction struct {
 	pending, maxPending int
 	requests            map[standing]change
 	errors              map[category]int64
+	pruned              map[string]int64 // by owner
 }
 
 // standing is what the request counters are keyed by.
@@ -37,6 +39,7 @@ func newTransaction(s *statements, pending, maxPending int) *transaction {
 		maxPending: maxPending,
 		requests:   make(map[standing]change),
 		errors:     make(map[category]int64),
+		pruned:     make(map[string]int64),
 	}
 }
 
@@ -59,6 +62,15 @@ func (t *transaction) countError(req *tandem.Request, source, name string) {
 	t.errors[category{req.Owner, source, name}]++
 }
 
+// readState reads where the callback of a request stands that somebody waited
+// for: it may have been released since, and owe a callback now.
+func (t *transaction) readState(req *tandem.Request) error {
+	if !req.Waited {
+		return nil
+	}
+	return t.stateOf.QueryRow(req.ID).Scan(&req.Callback.State)
+}
+
 func (t *transaction) writeCounters() error {
 	for key, c := range t.requests {
 		if c == (change{}) {
@@ -72,6 +84,11 @@ func (t *transaction) writeCounters() error {
 	for key, n := range t.errors {
 		if _, err := t.addErrors.Exec(key.owner, key.source, key.name, n); err != nil {
 			return fmt.Errorf("count errors: %w", err)
+		}
+	}
+	for owner, n := range t.pruned {
+		if _, err := t.addPruned.Exec(owner, n); err != nil {
+			return fmt.Errorf("count what was pruned: %w", err)
 		}
 	}
 	return nil
@@ -105,6 +122,8 @@ type statements struct {
 	settle, insertAttempt  *sql.Stmt
 	addRequests, addErrors *sql.Stmt
 	touch, addSetting      *sql.Stmt
+
+	deleteRequest, deleteAttempts, deleteKeys, addPruned, vacuum *sql.Stmt
 
 	open []*sql.Stmt // all of them
 }
@@ -171,6 +190,16 @@ func (s *statements) prepare(conn *sql.Conn) error {
 		{&s.addErrors, `
 			INSERT INTO error_counters (owner, source, category, errors) VALUES (?, ?, ?, ?)
 			ON CONFLICT DO UPDATE SET errors = errors + excluded.errors`},
+		{&s.deleteRequest, `
+			DELETE FROM requests
+			WHERE seq = ? AND status NOT IN ('pending', 'processing') AND callback_state <> 'pending'
+			RETURNING id, owner, mode, status, callback_state, started_at, worked_at`},
+		{&s.deleteAttempts, `DELETE FROM attempts WHERE request_id = ?`},
+		{&s.deleteKeys, `DELETE FROM idempotency_keys WHERE request_id = ?`},
+		{&s.addPruned, `
+			INSERT INTO pruned_counters (owner, requests) VALUES (?, ?)
+			ON CONFLICT DO UPDATE SET requests = requests + excluded.requests`},
+		{&s.vacuum, `PRAGMA incremental_vacuum(` + strconv.Itoa(vacuumPages) + `)`},
 	} {
 		stmt, err := conn.PrepareContext(context.Background(), p.text)
 		if err != nil {

@@ -120,31 +120,32 @@ func (b *Backend) forgetKeys(ctx context.Context) error {
 
 // Fail implements engine.Store.
 func (b *Backend) Fail(ctx context.Context, req *tandem.Request) error {
-	err := b.do(ctx, func(t *transaction) error {
-		f := req.Failure
-		if req.Waited { // it may have been released meanwhile
-			if err := t.stateOf.QueryRow(req.ID).Scan(&req.Callback.State); err != nil {
-				return err
-			}
-			if req.Callback.State == tandem.CallbackPending {
-				req.Callback.NextAt = req.WorkedAt
-			}
-		}
-		if err := changed(t.fail, micros(req.WorkedAt), string(f.Code), f.Message, micros(req.Callback.NextAt), req.ID, req.Epoch); err != nil {
+	row := *req // the caller may be gone by the time it is written
+	err := b.doThen(ctx, func(t *transaction) error {
+		f := row.Failure
+		if err := t.readState(&row); err != nil {
 			return err
 		}
-		t.count(req, tandem.Pending, req.Callback.State, -1)
-		t.count(req, tandem.Failed, req.Callback.State, +1)
-		t.countError(req, "work", string(f.Code))
+		if row.Waited && row.Callback.State == tandem.CallbackPending {
+			row.Callback.NextAt = b.opts.Now()
+		}
+		if err := changed(t.fail, micros(row.WorkedAt), string(f.Code), f.Message, micros(row.Callback.NextAt), row.ID, row.Epoch); err != nil {
+			return err
+		}
+		t.count(&row, tandem.Pending, row.Callback.State, -1)
+		t.count(&row, tandem.Failed, row.Callback.State, +1)
+		t.countError(&row, "work", string(f.Code))
 		return nil
-	})
-	if err == nil {
-		req.Status = tandem.Failed
-		b.watchers.announce(req.ID)
-		if !req.Callback.NextAt.IsZero() {
-			owed := *req
+	}, func() {
+		row.Status = tandem.Failed
+		b.watchers.announce(row.ID)
+		if !row.Callback.NextAt.IsZero() {
+			owed := row
 			b.deliveries.push(&owed)
 		}
+	})
+	if err == nil {
+		req.Status, req.Callback = row.Status, row.Callback
 	}
 	return err
 }
@@ -175,19 +176,22 @@ func (b *Backend) Release(ctx context.Context, req *tandem.Request) error {
 
 // Redeliver implements engine.Store.
 func (b *Backend) Redeliver(ctx context.Context, req *tandem.Request) error {
-	err := b.do(ctx, func(t *transaction) error {
-		cb := &req.Callback
-		if err := changed(t.redeliver, micros(cb.NextAt), micros(cb.Since), cb.MaxAttempts, req.ID, string(req.Status), string(cb.State)); err != nil {
+	row := *req // the caller may be gone by the time it is written
+	err := b.doThen(ctx, func(t *transaction) error {
+		cb := &row.Callback
+		if err := changed(t.redeliver, micros(cb.NextAt), micros(cb.Since), cb.MaxAttempts, row.ID, string(row.Status), string(cb.State)); err != nil {
 			return err
 		}
-		t.count(req, req.Status, cb.State, -1)
-		t.count(req, req.Status, tandem.CallbackPending, +1)
+		t.count(&row, row.Status, cb.State, -1)
+		t.count(&row, row.Status, tandem.CallbackPending, +1)
 		return nil
+	}, func() {
+		owed := row
+		owed.Callback.State = tandem.CallbackPending
+		b.deliveries.push(&owed)
 	})
 	if err == nil {
 		req.Callback.State = tandem.CallbackPending
-		owed := *req
-		b.deliveries.push(&owed)
 	}
 	return err
 }
@@ -228,6 +232,9 @@ func (b *Backend) Begin(req *tandem.Request) {
 // Start implements engine.Store.
 func (b *Backend) Start(ctx context.Context, req *tandem.Request) error {
 	err := b.do(ctx, func(t *transaction) error {
+		if err := t.readState(req); err != nil {
+			return err
+		}
 		if err := changed(t.start, micros(req.StartedAt), req.ID, req.Epoch); err != nil {
 			return err
 		}
@@ -252,6 +259,9 @@ func (b *Backend) Requeue(ctx context.Context, req *tandem.Request) error {
 // starts.
 func (b *Backend) requeue(ctx context.Context, req *tandem.Request, starts int) error {
 	err := b.do(ctx, func(t *transaction) error {
+		if err := t.readState(req); err != nil {
+			return err
+		}
 		if err := changed(t.requeue, starts, req.ID, req.Epoch); err != nil {
 			return err
 		}
@@ -273,13 +283,13 @@ func (b *Backend) Complete(ctx context.Context, req *tandem.Request) error {
 		noted = !n.(*note).state.CompareAndSwap(noteWaits, noteDropped)
 	}
 	err := b.do(ctx, func(t *transaction) error {
-		if req.Waited { // it may have been released meanwhile, and owe a callback now
-			if err := t.stateOf.QueryRow(req.ID).Scan(&req.Callback.State); err != nil {
-				return err
-			}
+		if err := t.readState(req); err != nil {
+			return err
+		}
+		if req.Waited {
 			req.Callback.NextAt = time.Time{}
 			if req.Callback.State == tandem.CallbackPending {
-				req.Callback.NextAt = req.WorkedAt
+				req.Callback.NextAt = b.opts.Now()
 			}
 		}
 		insert := !noted
@@ -359,12 +369,18 @@ func (b *Backend) Ready(ctx context.Context) error {
 
 // do queues a change and waits for its commit.
 func (b *Backend) do(ctx context.Context, apply func(*transaction) error) error {
+	return b.doThen(ctx, apply, nil)
+}
+
+// doThen is do with what follows from the commit, even if the caller has left
+// by then; it must not block.
+func (b *Backend) doThen(ctx context.Context, apply func(*transaction) error, then func()) error {
 	b.closing.RLock()
 	defer b.closing.RUnlock()
 	if b.closed {
 		return errClosed
 	}
-	return b.writer.do(ctx, apply)
+	return b.writer.do(ctx, apply, then)
 }
 
 // post queues a write without waiting for it.

@@ -80,10 +80,18 @@ func newWriter(conn *sql.Conn, maxPending int, log *slog.Logger, metrics prometh
 }
 
 // do queues a change and waits until its outcome is certain. If ctx ends
-// first the change stays queued and the error is CodeUnknown.
-func (w *writer) do(ctx context.Context, apply func(*transaction) error) error {
+// first the change stays queued and the error is CodeUnknown. then, if it is not
+// nil, runs once the change is committed, whether somebody waits for it or not;
+// it must not block.
+func (w *writer) do(ctx context.Context, apply func(*transaction) error, then func()) error {
 	outcome := make(chan error, 1)
-	if err := w.post(ctx, &write{apply: apply, done: func(err error) { outcome <- err }}); err != nil {
+	done := func(err error) {
+		if err == nil && then != nil {
+			then()
+		}
+		outcome <- err
+	}
+	if err := w.post(ctx, &write{apply: apply, done: done}); err != nil {
 		return err
 	}
 	select {

@@ -69,7 +69,7 @@ func (e *Engine) cancel(ctx context.Context, req *tandem.Request, cause error) (
 			if !errors.Is(cause, errCancelled) {
 				_, fail = judge(outcome{err: cause, cause: cause})
 			}
-			finish(&found, nil, fail, e.now())
+			finish(&found, nil, fail, e.opts.Now())
 			err := e.backend.Fail(ctx, &found)
 			if tandem.CodeOf(err) == tandem.CodeConflict {
 				continue // it has just been started
@@ -154,7 +154,7 @@ func (e *Engine) Redeliver(ctx context.Context, who tandem.Caller, id string) (t
 func (e *Engine) redeliver(ctx context.Context, req *tandem.Request) error {
 	cb := &req.Callback
 	cb.Since = e.now()
-	cb.NextAt = cb.Since
+	cb.NextAt = e.opts.Now()
 	cb.MaxAttempts = cb.Attempts + e.opts.Policy.Attempts
 	return e.backend.Redeliver(ctx, req)
 }

@@ -160,6 +160,7 @@ type Page struct {
 type Counts struct {
 	Requests []RequestCount
 	Errors   []ErrorCount
+	Pruned   int64 // requests deleted because they were old; Requests counts what is kept
 }
 
 // RequestCount counts the requests that stand alike.

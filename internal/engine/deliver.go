@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"math/rand/v2"
 	"net/http"
 	"time"
 
@@ -149,9 +148,9 @@ func (e *Engine) settle(req *tandem.Request, answer callback.Answer, number int)
 		if !cb.Since.IsZero() { // begun anew
 			since = cb.Since
 		}
-		at, again := policy.NextAttempt(e.now(), since, number, answer.RetryAfter, rand.Float64())
+		at, again := policy.NextAttempt(e.opts.Now(), since, number, answer.RetryAfter, e.opts.Jitter())
 		if again {
-			cb.NextAt = at.UTC().Truncate(time.Microsecond)
+			cb.NextAt = at
 			return
 		}
 	case callback.Stop:

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -34,6 +36,7 @@ type Options struct {
 	Logger  *slog.Logger
 	Metrics prometheus.Registerer // nil: metrics are kept and not published
 	Now     func() time.Time      // the wall clock; time.Now
+	Jitter  func() float64        // spreads retries, from [0, 1); rand.Float64
 }
 
 func (o Options) withDefaults() (Options, error) {
@@ -78,6 +81,9 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
+	if o.Jitter == nil {
+		o.Jitter = rand.Float64
+	}
 	return o, errors.Join(faults...)
 }
 
@@ -93,13 +99,17 @@ type Engine struct {
 	log      *slog.Logger
 
 	lanes   map[string]*lane // by the name of a work.Class
+	gates   map[string]*gate // of the sync requests, by the same
 	hosts   hosts
 	running running
-	seen    *Seen
-	metrics *metrics
-	drained chan struct{} // closed by Drain
-	drain   sync.Once
-	started time.Time
+	// unwritten counts the sync requests whose outcome could not be written yet.
+	unwritten atomic.Int64
+	seen      *Seen
+	comebacks comebacks // to a backlog that was full
+	metrics   *metrics
+	drained   chan struct{} // closed by Drain
+	drain     sync.Once
+	started   time.Time
 }
 
 // New returns an Engine that keeps its requests in backend, runs the work in
@@ -121,6 +131,10 @@ func New(backend Backend, registry *work.Registry, guard *egress.Guard, sender *
 		lanes: map[string]*lane{
 			work.CPU.String():   newLane(work.CPU, opts.Workers),
 			work.Waits.String(): newLane(work.Waits, opts.IOConcurrency),
+		},
+		gates: map[string]*gate{
+			work.CPU.String():   newGate(opts.Workers, opts.SyncQueueTimeout/4),
+			work.Waits.String(): newGate(opts.IOConcurrency, opts.SyncQueueTimeout/4),
 		},
 		hosts:   newHosts(opts.PerHost),
 		running: newRunning(),
@@ -183,5 +197,6 @@ var (
 	errHalted    = errors.New("the service is shutting down")
 	errDraining  = &tandem.Error{Code: tandem.CodeDraining, Message: "the service is shutting down and takes no new requests", RetryAfter: 5 * time.Second}
 	errPaused    = &tandem.Error{Code: tandem.CodeBusy, Message: "the service is paused: it accepts async requests and runs no work", RetryAfter: time.Minute}
-	errSyncQueue = &tandem.Error{Code: tandem.CodeBusy, Message: "no slot became free in time; come back later, or use POST /async", RetryAfter: time.Second}
+	errUnwritten = &tandem.Error{Code: tandem.CodeUnavailable, Message: "storage cannot be written right now, and the outcomes of earlier requests wait for it", RetryAfter: 5 * time.Second}
+	errSyncQueue = errors.New("no slot became free in time")
 )

@@ -11,8 +11,9 @@ import (
 )
 
 // lane is the slots for one class of work, shared by both modes. When sync
-// callers and async requests both wait, freed slots alternate between them, so
-// that neither a flood of callers nor a long backlog starves the other.
+// callers and async requests both wait, a freed slot goes to the mode that has
+// had less of the slots' time, and freed slots alternate if the work of both is
+// as long: so neither a flood of callers nor a long backlog starves the other.
 //
 // A slot is a goroutine that runs one ticket after the other for as long as any
 // wait: so under load the work stays on the threads and cores it is on, and
@@ -30,11 +31,14 @@ type lane struct {
 	mu      sync.Mutex
 	free    int
 	waiting map[tandem.Mode]*list.List // of *ticket, first come first
-	turn    tandem.Mode                // who gets the next slot if both wait
+	turn    tandem.Mode                // who gets the next slot if both wait and have had as much
+	lead    time.Duration              // by which sync work has had more of the slots' time than async
 
 	reserved int           // async requests reserved or started, without a slot yet
 	room     chan struct{} // not nil while someone waits to reserve; closed when there may be room
 	meanWork time.Duration // moving mean of how long a slot is held
+
+	means map[tandem.Mode]time.Duration // the same of each mode
 
 	abandoned int // Funcs that run on although their request is over
 	held      int // slots that abandoned Funcs keep
@@ -45,11 +49,14 @@ type ticket struct {
 	mode tandem.Mode
 	ctx  context.Context // of who waits; once it has ended the ticket is skipped
 	// run runs the work in the slot, and returns whether the slot is still its
-	// own: it is not if the work was abandoned meanwhile.
-	run func() bool
+	// own: it is not if the work was abandoned meanwhile. If the work ends its
+	// goroutine, run does not return; then owns says the same.
+	run  func() bool
+	owns bool
 
-	place *list.Element // while it waits
-	taken bool          // it has a slot, or had one
+	place   *list.Element // while it waits
+	taken   bool          // it has a slot, or had one
+	charged time.Duration // slot time that was counted to its mode when it got its slot
 }
 
 func newLane(class work.Class, slots int) *lane {
@@ -58,6 +65,7 @@ func newLane(class work.Class, slots int) *lane {
 		burnsCPU: class == work.CPU,
 		free:     slots,
 		turn:     tandem.Sync,
+		means:    make(map[tandem.Mode]time.Duration),
 		waiting: map[tandem.Mode]*list.List{
 			tandem.Sync:  list.New(),
 			tandem.Async: list.New(),
@@ -71,7 +79,7 @@ func (l *lane) enqueue(t *ticket) {
 	defer l.mu.Unlock()
 	if l.free > 0 {
 		l.free--
-		t.taken = true
+		l.begin(t)
 		go l.work(t)
 		return
 	}
@@ -97,38 +105,73 @@ func (l *lane) withdraw(t *ticket) bool {
 // and on it lets all other threads go first, so that requests are accepted at
 // once however busy the slots are.
 func (l *lane) work(t *ticket) {
-	politely := false
+	politely, returned := false, false
+	defer func() {
+		if !returned && t.owns { // by runtime.Goexit: the slot goes on in another goroutine
+			go func() { l.work(l.next()) }()
+		}
+	}()
 	for ; t != nil; t = l.next() {
 		start := time.Now()
 		if !t.run() {
-			return
+			break
 		}
-		if mean := l.note(time.Since(start)); l.burnsCPU && mean >= time.Millisecond && !politely {
+		if mean := l.note(t, time.Since(start)); l.burnsCPU && mean >= time.Millisecond && !politely {
 			letOthersFirst()
 			politely = true
 		}
 	}
+	returned = true
+}
+
+// begin gives a ticket its slot. Its mode is charged with what its work is
+// expected to take; note puts that right. The caller holds mu.
+func (l *lane) begin(t *ticket) {
+	t.taken = true
+	t.charged = l.means[t.mode]
+	l.charge(t.mode, t.charged)
+}
+
+// charge counts slot time to a mode. What is behind catches up over two rounds
+// of the slots at most: a mode that had nothing to do does not save up its time
+// to shut out the other later. The caller holds mu.
+func (l *lane) charge(mode tandem.Mode, held time.Duration) {
+	if mode == tandem.Async {
+		held = -held
+	}
+	bound := 2 * time.Duration(l.slots) * max(l.means[tandem.Sync], l.means[tandem.Async])
+	l.lead = max(-bound, min(l.lead+held, bound))
 }
 
 // note keeps the mean of how long slots are held, and returns it.
-func (l *lane) note(held time.Duration) time.Duration {
+func (l *lane) note(t *ticket, held time.Duration) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.meanWork == 0 {
-		l.meanWork = held
-	}
-	l.meanWork += (held - l.meanWork) / 16
+	l.meanWork = movingMean(l.meanWork, held)
+	l.means[t.mode] = movingMean(l.means[t.mode], held)
+	l.charge(t.mode, held-t.charged)
 	return l.meanWork
+}
+
+func movingMean(mean, next time.Duration) time.Duration {
+	if mean == 0 {
+		return next
+	}
+	return mean + (next-mean)/16
 }
 
 // next takes the next ticket for a slot, or frees the slot and returns nil.
 func (l *lane) next() *ticket {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	first, second := l.turn, tandem.Async
-	if first == tandem.Async {
-		second = tandem.Sync
+	first := l.turn
+	switch {
+	case l.lead > 0:
+		first = tandem.Async
+	case l.lead < 0:
+		first = tandem.Sync
 	}
+	second := other(first)
 	if t := l.take(first); t != nil {
 		l.turn = second
 		return t
@@ -141,12 +184,19 @@ func (l *lane) next() *ticket {
 	return nil
 }
 
+func other(mode tandem.Mode) tandem.Mode {
+	if mode == tandem.Sync {
+		return tandem.Async
+	}
+	return tandem.Sync
+}
+
 // take takes the first ticket of the mode that somebody still waits for.
 func (l *lane) take(mode tandem.Mode) *ticket {
 	for q := l.waiting[mode]; q.Len() > 0; {
 		t := q.Remove(q.Front()).(*ticket)
 		if t.ctx.Err() == nil {
-			t.taken = true
+			l.begin(t)
 			return t
 		}
 		// Its deadline is past: skipped without running.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -269,4 +270,69 @@ func TestAbandonedWorkFreesItsSlotUntilThereIsTooMuchOfIt(t *testing.T) {
 			t.Errorf("after all returned: %d held, %d busy, %d abandoned, want none", l.heldByAbandoned(), l.busy(), l.abandonedNow())
 		}
 	})
+}
+
+// Both modes want all that they can get, with work of different lengths. Each
+// gets its share of the slots' time.
+func TestNeitherModeStarvesTheOther(t *testing.T) {
+	for _, row := range []struct {
+		name        string
+		slots       int
+		sync, async time.Duration
+	}{
+		{"alike", 2, 5 * time.Millisecond, 5 * time.Millisecond},
+		{"short sync work and long async work", 2, 5 * time.Millisecond, 50 * time.Millisecond},
+		{"short sync work and very long async work", 2, 5 * time.Millisecond, 500 * time.Millisecond},
+		{"long sync work and short async work", 2, 200 * time.Millisecond, 5 * time.Millisecond},
+		{"on one slot", 1, 5 * time.Millisecond, 500 * time.Millisecond},
+		{"on many slots", 64, 10 * time.Millisecond, 300 * time.Millisecond},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				const length = 30 * time.Second
+				l := newLane(work.Waits, row.slots)
+				ctx, cancel := context.WithTimeout(t.Context(), length)
+				defer cancel()
+				used := map[tandem.Mode]*atomic.Int64{tandem.Sync: {}, tandem.Async: {}}
+				run := func(mode tandem.Mode, d time.Duration, done func()) {
+					l.enqueue(&ticket{mode: mode, ctx: ctx, run: func() bool {
+						if mode == tandem.Async {
+							l.unreserve()
+						}
+						time.Sleep(d)
+						used[mode].Add(int64(d))
+						done()
+						return true
+					}})
+				}
+				// Async alone for a while: it must not have to pay for that.
+				go func() {
+					for l.reserve(ctx) == nil {
+						time.Sleep(2 * time.Millisecond) // it is started on disk
+						run(tandem.Async, row.async, func() {})
+					}
+				}()
+				time.Sleep(10 * time.Second)
+				used[tandem.Sync].Store(0)
+				used[tandem.Async].Store(0)
+				for range 4 * row.slots { // callers, each with one request at a time
+					var again func()
+					again = func() {
+						if ctx.Err() == nil {
+							go run(tandem.Sync, row.sync, again)
+						}
+					}
+					again()
+				}
+				<-ctx.Done()
+				time.Sleep(time.Minute) // what runs comes to its end
+				total := float64(used[tandem.Sync].Load() + used[tandem.Async].Load())
+				sync, async := float64(used[tandem.Sync].Load())/total, float64(used[tandem.Async].Load())/total
+				t.Logf("sync %.0f %%, async %.0f %%", 100*sync, 100*async)
+				if sync < 0.4 || async < 0.4 {
+					t.Errorf("sync has %.0f %% of the slots' time, async %.0f %%", 100*sync, 100*async)
+				}
+			})
+		})
+	}
 }

@@ -69,17 +69,20 @@ func (m *metrics) attempted(a tandem.Attempt) {
 type gauges struct{ e *Engine }
 
 var (
-	descDepth     = prometheus.NewDesc("tandem_queue_depth", "Accepted requests that wait to be started.", nil, nil)
-	descAge       = prometheus.NewDesc("tandem_queue_age_seconds", "How long the oldest of them waits.", nil, nil)
-	descInFlight  = prometheus.NewDesc("tandem_in_flight", "Work and delivery attempts in progress.", nil, nil)
-	descSlots     = prometheus.NewDesc("tandem_slots", "Slots for work.", []string{"lane"}, nil)
-	descBusy      = prometheus.NewDesc("tandem_slots_busy", "Slots in use.", []string{"lane"}, nil)
-	descAbandoned = prometheus.NewDesc("tandem_abandoned_work", "Work that ignored its deadline and still runs.", []string{"lane"}, nil)
-	descBreaker   = prometheus.NewDesc("tandem_breaker_hosts", "Callback hosts with recent failures or attempts in flight, by breaker state.", []string{"state"}, nil)
+	descDepth        = prometheus.NewDesc("tandem_queue_depth", "Accepted requests that wait to be started.", nil, nil)
+	descAge          = prometheus.NewDesc("tandem_queue_age_seconds", "How long the oldest of them waits.", nil, nil)
+	descInFlight     = prometheus.NewDesc("tandem_in_flight", "Work and delivery attempts in progress.", nil, nil)
+	descSlots        = prometheus.NewDesc("tandem_slots", "Slots for work.", []string{"lane"}, nil)
+	descBusy         = prometheus.NewDesc("tandem_slots_busy", "Slots in use.", []string{"lane"}, nil)
+	descAbandoned    = prometheus.NewDesc("tandem_abandoned_work", "Work that ignored its deadline and still runs.", []string{"lane"}, nil)
+	descSyncLimit    = prometheus.NewDesc("tandem_sync_limit", "Sync requests that may be in flight; it follows their latency.", []string{"lane"}, nil)
+	descSyncInFlight = prometheus.NewDesc("tandem_sync_in_flight", "Sync requests in flight, in slots or waiting for one.", []string{"lane"}, nil)
+	descSyncRefused  = prometheus.NewDesc("tandem_sync_refused_total", "Sync requests that were refused because there were too many.", []string{"lane"}, nil)
+	descBreaker      = prometheus.NewDesc("tandem_breaker_hosts", "Callback hosts with recent failures or attempts in flight, by breaker state.", []string{"state"}, nil)
 )
 
 func (g gauges) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descDepth, descAge, descInFlight, descSlots, descBusy, descAbandoned, descBreaker} {
+	for _, d := range []*prometheus.Desc{descDepth, descAge, descInFlight, descSlots, descBusy, descAbandoned, descSyncLimit, descSyncInFlight, descSyncRefused, descBreaker} {
 		out <- d
 	}
 }
@@ -99,10 +102,13 @@ func (g gauges) Collect(out chan<- prometheus.Metric) {
 		gauge(descAge, age.Seconds())
 	}
 	gauge(descInFlight, float64(g.e.running.count()))
-	for name, l := range g.e.lanes {
-		gauge(descSlots, float64(l.slots), name)
-		gauge(descBusy, float64(l.busy()), name)
-		gauge(descAbandoned, float64(l.abandonedNow()), name)
+	for _, l := range g.e.laneStates() {
+		gauge(descSlots, float64(l.Slots), l.Lane)
+		gauge(descBusy, float64(l.Busy), l.Lane)
+		gauge(descAbandoned, float64(l.Abandoned), l.Lane)
+		gauge(descSyncLimit, float64(l.SyncLimit), l.Lane)
+		gauge(descSyncInFlight, float64(l.SyncInFlight), l.Lane)
+		out <- prometheus.MustNewConstMetric(descSyncRefused, prometheus.CounterValue, float64(l.SyncRefused), l.Lane)
 	}
 	for state, n := range g.e.hosts.byBreaker(g.e.opts.Now()) {
 		gauge(descBreaker, float64(n), state)

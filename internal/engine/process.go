@@ -35,7 +35,7 @@ func (e *Engine) Process(ctx context.Context, req *tandem.Request) error {
 		kind.Func = unknownWorkload
 	}
 	slots := e.slots(req.Lane)
-	if now := e.now(); !req.ExpiresAt.IsZero() && !now.Before(req.ExpiresAt) {
+	if now := e.opts.Now(); !req.ExpiresAt.IsZero() && !now.Before(req.ExpiresAt) {
 		slots.unreserve()
 		Expire(req, now)
 		return e.backend.Fail(ctx, req)
@@ -57,7 +57,7 @@ func (e *Engine) Process(ctx context.Context, req *tandem.Request) error {
 		if errors.Is(err, errHalted) {
 			return e.giveBack(ctx, req)
 		}
-		out = outcome{err: err, cause: err, at: e.now()}
+		out = outcome{err: err, cause: err, at: e.opts.Now()}
 	}
 	result, fail := judge(out)
 	if fail != nil && fail.Code == tandem.FailureInterrupted {
@@ -82,33 +82,42 @@ func (e *Engine) giveBack(ctx context.Context, req *tandem.Request) error {
 	return nil
 }
 
-// insist repeats a write that must not be lost until storage takes it, the
-// request has moved on, or the engine is halted.
+// insist repeats a write that must not be lost until storage takes it or is
+// closed, the request has moved on, or the engine is halted. What ended the work
+// does not end it.
 func (e *Engine) insist(ctx context.Context, what, id string, write func(context.Context) error) error {
+	ctx = context.WithoutCancel(ctx)
+	var halted context.Context
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
-		err := write(context.WithoutCancel(ctx))
-		if err == nil || tandem.CodeOf(err) == tandem.CodeConflict {
+		err := write(ctx)
+		switch tandem.CodeOf(err) {
+		case "", tandem.CodeConflict, tandem.CodeDraining:
 			return err
 		}
 		e.log.Error(what+" failed, trying again", "request_id", id, "error", err, "wait", wait)
+		if halted == nil {
+			var done func()
+			halted, done = e.running.add(ctx, "") // under no id: it is not cancelled with the request
+			defer done()
+		}
 		select {
 		case <-time.After(wait):
-		case <-ctx.Done():
+		case <-halted.Done():
 			return err
 		}
 	}
 }
 
-// finish writes the outcome into the request.
+// finish writes the outcome, which came at the time, into the request.
 func finish(req *tandem.Request, result json.RawMessage, fail *tandem.Failure, at time.Time) {
-	req.WorkedAt = at
+	req.WorkedAt = at.UTC().Truncate(time.Microsecond)
 	if fail != nil {
 		req.Status, req.Failure = tandem.Failed, fail
 	} else {
 		req.Status, req.Result = tandem.Completed, result
 	}
 	if req.Callback.State == tandem.CallbackPending {
-		req.Callback.NextAt = req.WorkedAt
+		req.Callback.NextAt = at
 	}
 }
 
@@ -132,7 +141,8 @@ const returnGrace = 50 * time.Millisecond
 // Func is abandoned if it ignores the end of its context.
 func (e *Engine) runWork(waiting, ctx context.Context, slots *lane, kind work.Kind, req *tandem.Request, begin func() (goOn bool, err error)) (outcome, error) {
 	over := make(chan outcome, 1)
-	t := &ticket{mode: req.Mode, ctx: waiting, run: func() bool {
+	t := &ticket{mode: req.Mode, ctx: waiting}
+	t.run = func() bool {
 		if goOn, err := begin(); !goOn {
 			over <- outcome{err: err, cause: errNotBegun}
 			return true
@@ -140,10 +150,17 @@ func (e *Engine) runWork(waiting, ctx context.Context, slots *lane, kind work.Ki
 		ctx, cancel := context.WithTimeoutCause(ctx, e.opts.WorkTimeout, errWorkDeadline)
 		defer cancel()
 		watch := e.watch(ctx, slots, kind, req, over)
+		returned := false
+		defer func() {
+			if !returned { // by runtime.Goexit
+				t.owns = watch.returned(outcome{err: &panicError{value: "it ended its goroutine"}, cause: context.Cause(ctx), at: e.opts.Now()})
+			}
+		}()
 		out := call(ctx, kind.Func, work.Input{Data: req.Data, Complexity: req.Complexity})
-		out.at = e.now()
+		returned = true
+		out.at = e.opts.Now()
 		return watch.returned(out)
-	}}
+	}
 	slots.enqueue(t)
 	var out outcome
 	select {
@@ -185,7 +202,7 @@ func (e *Engine) watch(ctx context.Context, slots *lane, kind work.Kind, req *ta
 		w.decided = true
 		w.returns = slots.abandon()
 		e.log.Warn("work ignored the end of its context and was abandoned", "request_id", req.ID, "workload", kind.Name)
-		over <- outcome{err: context.Cause(ctx), cause: context.Cause(ctx), at: e.now()}
+		over <- outcome{err: context.Cause(ctx), cause: context.Cause(ctx), at: e.opts.Now()}
 	})
 	return w
 }

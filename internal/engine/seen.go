@@ -137,3 +137,16 @@ func (t *tally) perSecond(now, began time.Time) float64 {
 	}
 	return float64(sum) / min(60, max(1, now.Sub(began).Seconds()))
 }
+
+// busiest returns the most that any whole second of the last n had.
+func (t *tally) busiest(now time.Time, n int64) int64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	most := int64(0)
+	for _, s := range t.seconds {
+		if s.at < now.Unix() && s.at >= now.Unix()-n {
+			most = max(most, s.n)
+		}
+	}
+	return most
+}

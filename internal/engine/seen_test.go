@@ -2,6 +2,7 @@ package engine
 
 import (
 	"fmt"
+	"runtime"
 	"testing"
 	"time"
 
@@ -142,4 +143,57 @@ func TestHostsRememberedForFailuresAreBounded(t *testing.T) {
 	if h.known["in flight"] == nil {
 		t.Error("a host with an attempt in flight was forgotten")
 	}
+}
+
+// A million callbacks to as many hosts are given up. What is remembered of them
+// is bounded, and so is what finding that out costs.
+func TestAMillionHostsTakeBoundedMemory(t *testing.T) {
+	h := newHosts(10)
+	before := heapInUse()
+	for i := range 1_000_000 {
+		name := fmt.Sprintf("host-%d.example:443", i)
+		for range callback.BreakerFailures {
+			if h.admit(name, noon).OK {
+				h.leave(name, noon, true, false)
+			}
+		}
+	}
+	grown := heapInUse() - before
+	t.Logf("%d hosts are remembered in %.1f MB", len(h.known), float64(grown)/1e6)
+	if len(h.known) > maxIdleHosts {
+		t.Errorf("%d hosts are remembered, over %d", len(h.known), maxIdleHosts)
+	}
+	if grown > 10<<20 {
+		t.Errorf("they take %d bytes", grown)
+	}
+	if n := h.byBreaker(noon); n["open"] < maxIdleHosts*9/10 {
+		t.Errorf("of those remembered %v", n)
+	}
+	runtime.KeepAlive(h.known)
+}
+
+// A million callbacks to one host are given up: that is one host.
+func TestAMillionCallbacksToOneHostTakeNoMemory(t *testing.T) {
+	h := newHosts(10)
+	made, now := 0, noon
+	for range 1_000_000 {
+		if h.admit("dead.example:443", now).OK {
+			h.leave("dead.example:443", now, true, false)
+			made++
+		}
+		now = now.Add(time.Second)
+	}
+	if len(h.known) != 1 {
+		t.Errorf("%d hosts are remembered", len(h.known))
+	}
+	if most := callback.BreakerFailures + int(1_000_000*time.Second/callback.BreakerOpen) + 1; made > most {
+		t.Errorf("%d attempts were let through, want at most %d", made, most)
+	}
+}
+
+func heapInUse() int64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
 }

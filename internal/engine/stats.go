@@ -11,7 +11,7 @@ import (
 )
 
 // Stats is the state of the service at one moment. Counts come from the store
-// and hold for ever; Percentiles and rates are what this process saw lately.
+// and are of all requests that it keeps; Percentiles and rates are what this process saw lately.
 type Stats struct {
 	Counts Counts
 
@@ -21,8 +21,9 @@ type Stats struct {
 	PerSecond  map[tandem.Mode]float64 // requests worked, over the last minute
 
 	Hosts    []HostState // with attempts in flight or failures; at most 100
-	InFlight int         // steps and sync work in progress
-	Backlog  int         // accepted and not started
+	Lanes    []LaneState
+	InFlight int // steps and sync work in progress
+	Backlog  int // accepted and not started
 	Uptime   time.Duration
 	Backend  string
 	Durable  bool
@@ -58,6 +59,7 @@ func (e *Engine) Stats(ctx context.Context, who tandem.Caller) (Stats, error) {
 		s.Queue[mode] = e.seen.queue[mode].percentiles(now)
 		s.PerSecond[mode] = e.seen.worked[mode].perSecond(now, e.seen.began)
 	}
+	s.Lanes = e.laneStates()
 	slices.SortFunc(s.Hosts, func(a, b HostState) int { return cmp.Compare(a.Host, b.Host) })
 	return s, nil
 }
@@ -65,7 +67,31 @@ func (e *Engine) Stats(ctx context.Context, who tandem.Caller) (Stats, error) {
 // OwnOnly leaves out what tells of the requests of other callers, too.
 func (s *Stats) OwnOnly() {
 	s.Processing, s.Queue, s.Lag, s.PerSecond = nil, nil, Percentiles{}, nil
-	s.Hosts, s.InFlight, s.Backlog = nil, 0, 0
+	s.Hosts, s.Lanes, s.InFlight, s.Backlog = nil, nil, 0, 0
+}
+
+// LaneState is the slots for one class of work, and what is admitted to them.
+type LaneState struct {
+	Lane      string
+	Slots     int
+	Busy      int
+	Abandoned int // Funcs that run on although their request is over
+
+	SyncLimit    int // sync requests that may be in flight, in slots or waiting
+	SyncInFlight int
+	SyncRefused  int64 // since the start
+}
+
+// laneStates returns every lane, by name.
+func (e *Engine) laneStates() []LaneState {
+	var all []LaneState
+	for name, l := range e.lanes {
+		s := LaneState{Lane: name, Slots: l.slots, Busy: l.busy(), Abandoned: l.abandonedNow()}
+		s.SyncLimit, s.SyncInFlight, s.SyncRefused = e.gates[name].state()
+		all = append(all, s)
+	}
+	slices.SortFunc(all, func(a, b LaneState) int { return cmp.Compare(a.Lane, b.Lane) })
+	return all
 }
 
 // Workloads lists the kinds of work the engine runs, sorted by name.

@@ -31,7 +31,7 @@ type Submission struct {
 }
 
 // Do runs a submission for a caller who waits: it takes a slot, or returns
-// CodeBusy if none becomes free in time; runs the work under the smaller of
+// CodeBusy if too many wait for one or none becomes free in time; runs the work under the smaller of
 // ctx's deadline and the work timeout; and returns once the outcome is
 // committed. The request it returns is worked; a failed one carries its
 // Failure and is no error of Do. After a disconnect the outcome is still
@@ -84,11 +84,19 @@ func (e *Engine) replay(ctx context.Context, holder string, err error) (*tandem.
 // do runs a sync request. Of one with an Idempotency-Key that another request
 // holds, it returns that one's id, having run nothing.
 func (e *Engine) do(ctx context.Context, kind work.Kind, req *tandem.Request, key IdempotencyKey) (_ *tandem.Request, holder string, err error) {
+	passage, err := e.gates[req.Lane].enter(req)
+	if err != nil {
+		return nil, "", err
+	}
 	ctx, done := e.running.add(ctx, req.ID)
 	defer done()
 	waiting, cancel := context.WithTimeoutCause(ctx, e.opts.SyncQueueTimeout, errSyncQueue)
 	defer cancel()
 	out, err := e.runWork(waiting, ctx, e.slots(req.Lane), kind, req, func() (goOn bool, err error) {
+		if e.unwritten.Load() >= maxUnwritten {
+			return false, errUnwritten
+		}
+		passage.begun = time.Now()
 		req.Status, req.Starts, req.Epoch = tandem.Processing, 1, 1
 		req.StartedAt = e.now()
 		if key.Key == "" {
@@ -100,19 +108,58 @@ func (e *Engine) do(ctx context.Context, kind work.Kind, req *tandem.Request, ke
 	})
 	switch {
 	case errors.Is(err, errNotBegun):
+		passage.left()
 		return nil, holder, out.err
 	case errors.Is(err, errSyncQueue) || errors.Is(err, context.DeadlineExceeded):
-		return nil, "", errSyncQueue
+		return nil, "", passage.waitedInVain()
 	case err != nil:
+		passage.left()
 		return nil, "", &tandem.Error{Code: tandem.CodeUnknown, Message: "the caller left before a slot was free", Err: err}
 	}
 	result, fail := judge(out)
 	finish(req, result, fail, out.at)
-	if err := e.backend.Complete(context.WithoutCancel(ctx), req); err != nil {
+	err = e.backend.Complete(context.WithoutCancel(ctx), req)
+	if fail != nil && cutShort[fail.Code] {
+		passage.left()
+	} else {
+		passage.ended()
+	}
+	if err != nil {
+		if tandem.CodeOf(err) != tandem.CodeConflict {
+			e.writeLater(req)
+		}
 		return nil, "", err
 	}
 	e.seenWorked(req)
 	return req, "", nil
+}
+
+// cutShort are the failures of work that was not let finish: how long it took
+// says nothing.
+var cutShort = map[tandem.FailureCode]bool{
+	tandem.FailureClientGone:  true,
+	tandem.FailureInterrupted: true,
+	tandem.FailureCancelled:   true,
+}
+
+// maxUnwritten is how many outcomes of sync requests may wait until storage can
+// be written, besides those of the work that runs; past it none is begun.
+const maxUnwritten = 256
+
+// writeLater goes on trying to write the outcome of a sync request, whose caller
+// is told that it could not be written: else it would read as processing until
+// a restart. Once the engine is halted or storage closed, that takes it up.
+func (e *Engine) writeLater(req *tandem.Request) {
+	e.unwritten.Add(1)
+	go func() {
+		defer e.unwritten.Add(-1)
+		err := e.insist(context.Background(), "record outcome", req.ID, func(ctx context.Context) error {
+			return e.backend.Complete(ctx, req)
+		})
+		if err == nil {
+			e.seenWorked(req)
+		}
+	}()
 }
 
 // Accept promises a submission to a caller who does not wait: when it returns
@@ -132,14 +179,14 @@ func (e *Engine) Accept(ctx context.Context, sub Submission) (req *tandem.Reques
 
 func (e *Engine) accept(ctx context.Context, req *tandem.Request, key IdempotencyKey) (_ *tandem.Request, replayed bool, err error) {
 	if key.Key == "" {
-		return req, false, e.backend.Accept(ctx, req)
+		return req, false, e.mayComeBack(e.backend.Accept(ctx, req))
 	}
 	holder, err := e.backend.Claim(ctx, req, key)
 	if holder != "" {
 		req, err = e.replay(ctx, holder, err)
 		return req, true, err
 	}
-	return req, false, err
+	return req, false, e.mayComeBack(err)
 }
 
 // Try accepts a submission and waits for its outcome, as long as the caller

@@ -131,6 +131,9 @@ func (a *API) routes(mux, admin *http.ServeMux) {
 	}
 	op.describeBodies()
 	op.describePlainRoutes(a.opts.Demo)
+	if a.opts.Keys != nil {
+		op.describeKeys()
+	}
 	a.docs(watched, api.OpenAPI())
 
 	a.refuseTheRest(mux, api.OpenAPI())
@@ -305,11 +308,7 @@ func (a *API) answerOf(ctx context.Context, req *tandem.Request, replayed, waits
 		answer.Status = http.StatusAccepted
 		answer.Location = "/requests/" + req.ID
 		answer.RetryAfter = pollAgain
-		message := "on disk; the outcome will be sent to callback_url"
-		if req.Callback.URL == "" {
-			message = "on disk; ask for the outcome at status_url"
-		}
-		answer.Body = AsyncAnswer{RequestID: req.ID, Status: "accepted", Message: message, StatusURL: answer.Location}
+		answer.Body = AsyncAnswer{RequestID: req.ID, Status: "accepted", Message: a.promise(req), StatusURL: answer.Location}
 		return answer, nil
 	}
 	if req.Failure != nil {
@@ -327,6 +326,18 @@ func (a *API) answerOf(ctx context.Context, req *tandem.Request, replayed, waits
 		Timestamp:        req.WorkedAt,
 	}
 	return answer, nil
+}
+
+// promise is a 202 in words: it says "on disk" only where that is so.
+func (a *API) promise(req *tandem.Request) string {
+	where, outcome := "on disk", "the outcome will be sent to callback_url"
+	if _, durable := a.engine.Backend(); !durable {
+		where = "in memory, and lost when the service stops"
+	}
+	if req.Callback.URL == "" {
+		outcome = "ask for the outcome at status_url"
+	}
+	return where + "; " + outcome
 }
 
 // preference is what a client would like (RFC 7240).

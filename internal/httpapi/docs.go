@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
+	"github.com/swaggest/swgui"
 	"github.com/swaggest/swgui/v5emb"
 
 	"tandem/webhook"
@@ -55,7 +56,9 @@ func (a *API) docs(mux *http.ServeMux, doc *huma.OpenAPI) {
 	serve("GET /redoc", "text/html; charset=utf-8", asset("index.html"))
 	serve("GET /redoc/redoc.standalone.js", "text/javascript; charset=utf-8", asset("redoc.standalone.js"))
 	mux.Handle("GET /docs", http.RedirectHandler("/docs/", http.StatusFound))
-	swagger := v5emb.New("Tandem API", "/openapi.json", "/docs/")
+	swagger := v5emb.NewWithConfig(swgui.Config{
+		AppendHead: `<meta name="viewport" content="width=device-width, initial-scale=1">`, // else phones shrink it to a third
+	})("Tandem API", "/openapi.json", "/docs/")
 	policy := pagePolicy(pageOf(swagger))
 	mux.HandleFunc("GET /docs/", func(w http.ResponseWriter, r *http.Request) {
 		whole := *r // without ranges, and conditions that may fail
@@ -173,12 +176,18 @@ func (o operations) refusal(status string) *huma.Response {
 	if err != nil {
 		panic(err) // unreachable: the statuses are written in this package
 	}
-	return &huma.Response{
+	refusal := &huma.Response{
 		Description: http.StatusText(code),
 		Content: map[string]*huma.MediaType{
 			problemMediaType: {Schema: o.schema(reflect.TypeFor[Problem]())},
 		},
 	}
+	if code == http.StatusTooManyRequests || code == http.StatusServiceUnavailable {
+		refusal.Headers = map[string]*huma.Param{
+			"Retry-After": {Description: "Seconds until it is worth trying again", Schema: &huma.Schema{Type: huma.TypeInteger}},
+		}
+	}
+	return refusal
 }
 
 // submits describes an operation that takes work: its two good answers, the one
@@ -224,6 +233,23 @@ func (o operations) describeBodies() {
 	paths["/sync"].Post.RequestBody = o.body(reflect.TypeFor[SubmitSync]())
 	paths["/async"].Post.RequestBody = o.body(reflect.TypeFor[SubmitAsync]())
 	paths["/callbacks/redeliver"].Post.RequestBody = o.body(reflect.TypeFor[Redelivery]())
+}
+
+// describeKeys adds to the document that an API key is asked for, everywhere but
+// where a load balancer looks.
+func (o operations) describeKeys() {
+	doc := o.api.OpenAPI()
+	doc.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
+		"api-key": {Type: "http", Scheme: "bearer", Description: "An API key, made with tandem keys create"},
+	}
+	for path, item := range doc.Paths {
+		for _, op := range []*huma.Operation{item.Get, item.Post, item.Delete} {
+			if op != nil && !open(path) {
+				op.Security = []map[string][]string{{"api-key": {}}}
+				op.Responses["401"] = o.refusal("401")
+			}
+		}
+	}
 }
 
 func (o operations) body(t reflect.Type) *huma.RequestBody {

@@ -2,7 +2,10 @@ package httpapi
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
 	"reflect"
 	"regexp"
 	"strings"
@@ -11,6 +14,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"tandem"
+	"tandem/internal/access"
 	"tandem/internal/engine"
 )
 
@@ -52,6 +56,10 @@ func TestOpenAPIDescribesEveryRouteAndTheCallback(t *testing.T) {
 				if doc.Paths[path][method].Responses[status] == nil {
 					t.Errorf("%s %s: %s is not described", method, path, status)
 				}
+				later := status == "429" || status == "503"
+				if later && !strings.Contains(fmt.Sprint(doc.Paths[path][method].Responses[status]), "Retry-After") {
+					t.Errorf("%s %s: %s does not say when to come back", method, path, status)
+				}
 			}
 		}
 		if len(doc.Paths[path]) != len(methods) {
@@ -81,6 +89,83 @@ func TestOpenAPIDescribesEveryRouteAndTheCallback(t *testing.T) {
 	if strings.Contains(text, "ErrorModel") {
 		t.Error("the document describes errors that are never answered")
 	}
+}
+
+func TestOpenAPIAsksForAKeyWhereTheServiceDoes(t *testing.T) {
+	keys := &access.Keyring{}
+	token, id := access.NewToken()
+	keys.Set([]access.Key{{Name: "ann", TokenID: id, Hash: access.HashToken(token)}})
+	s := newService(t, Options{Keys: keys}, engine.Options{})
+	a := s.do("GET", "/openapi.json", "", "Authorization", "Bearer "+token)
+	var doc struct {
+		Paths      map[string]map[string]struct{ Security []map[string][]string }
+		Components struct {
+			SecuritySchemes map[string]struct{ Type, Scheme string }
+		}
+	}
+	if err := json.Unmarshal(a.body, &doc); err != nil {
+		t.Fatal(err)
+	}
+	if got := doc.Components.SecuritySchemes["api-key"]; got.Type != "http" || got.Scheme != "bearer" {
+		t.Errorf("the scheme is %+v", got)
+	}
+	for path, item := range doc.Paths {
+		for method, op := range item {
+			if asks := len(op.Security) > 0; asks == open(path) {
+				t.Errorf("%s %s asks for a key in the document: %v, by itself: %v", method, path, asks, !asks)
+			}
+		}
+	}
+}
+
+// docs/API_ENDPOINTS.md lists every error_code, with the status that it comes
+// with, and no other.
+func TestEveryErrorCodeIsDocumented(t *testing.T) {
+	answered := map[string]bool{}
+	for _, code := range []tandem.Code{tandem.CodeInvalid, tandem.CodeNotFound, tandem.CodeConflict, tandem.CodeLimited, tandem.CodeBusy, tandem.CodeDraining, tandem.CodeUnavailable, tandem.CodeUnknown, tandem.CodeInternal} {
+		answered[fmt.Sprint(statusOf[code], " ", code)] = true
+	}
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	call := regexp.MustCompile(`newProblem\(http\.Status(\w+), "(\w+)"`)
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range call.FindAllStringSubmatch(string(text), -1) {
+			answered[fmt.Sprint(statusNamed[m[1]], " ", m[2])] = true
+		}
+	}
+	text, err := os.ReadFile("../../docs/API_ENDPOINTS.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, _ := strings.Cut(string(text), "\n## Errors")
+	documented := map[string]bool{}
+	for _, m := range regexp.MustCompile(`(?m)^\| (\d{3}) \| ([^|]+) \|`).FindAllStringSubmatch(table, -1) {
+		for _, code := range regexp.MustCompile("`(\\w+)`").FindAllStringSubmatch(m[2], -1) {
+			documented[m[1]+" "+code[1]] = true
+		}
+	}
+	for code := range answered {
+		if !documented[code] {
+			t.Errorf("docs/API_ENDPOINTS.md does not list %s", code)
+		}
+	}
+	for code := range documented {
+		if !answered[code] {
+			t.Errorf("docs/API_ENDPOINTS.md lists %s, which is never answered", code)
+		}
+	}
+}
+
+// statusNamed are the statuses by the names that the code uses.
+var statusNamed = map[string]int{
+	"Unauthorized": 401, "Forbidden": 403, "NotFound": 404, "MethodNotAllowed": 405, "RequestTimeout": 408,
+	"RequestEntityTooLarge": 413, "UnsupportedMediaType": 415, "TooManyRequests": 429, "BadRequest": 400, "InternalServerError": 500,
 }
 
 // The words of the API are those of the vocabulary.
@@ -170,6 +255,9 @@ func TestTheDocumentationWorksOffline(t *testing.T) {
 		}
 		if !strings.Contains(string(a.body), `"/openapi.json"`) {
 			t.Errorf("%s does not show /openapi.json", page)
+		}
+		if !strings.Contains(string(a.body), `<meta name="viewport" content="width=device-width`) {
+			t.Errorf("%s is shrunk on a phone", page)
 		}
 		found := 0
 		for _, m := range linked.FindAllSubmatch(a.body, -1) {

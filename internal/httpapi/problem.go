@@ -6,6 +6,7 @@ import (
 	"math"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -138,8 +139,9 @@ func fromHuma(_ huma.Context, _ string, v any) (any, error) {
 	}
 	p := newProblem(model.Status, string(tandem.CodeInvalid), "", model.Detail)
 	for _, d := range model.Errors {
-		p.Errors = append(p.Errors, FieldProblem{d.Location, d.Message})
-		p.Detail = d.Location + ": " + d.Message
+		field := strings.TrimPrefix(d.Location, "query.") // as we name parameters ourselves
+		p.Errors = append(p.Errors, FieldProblem{field, d.Message})
+		p.Detail = field + ": " + d.Message
 	}
 	return p, nil
 }

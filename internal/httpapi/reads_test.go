@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"tandem"
 	"tandem/internal/engine"
@@ -175,7 +176,7 @@ func TestStatsHaveEveryFigure(t *testing.T) {
 		"callback_service": "delivered failed pending delivery_rate lag_ms hosts",
 		"rate_limiting":    "enabled limit window_seconds allowed refused clients",
 		"errors":           "work callback",
-		"system":           "uptime_seconds version go backend durable in_flight queue_depth timestamp",
+		"system":           "uptime_seconds version go backend durable in_flight queue_depth lanes timestamp",
 	}
 	for section, names := range figures {
 		for name := range strings.FieldsSeq(names) {
@@ -357,12 +358,18 @@ func TestMetricsHaveEveryFamily(t *testing.T) {
 	s := newService(t, Options{}, engine.Options{})
 	s.do("POST", "/sync", small)
 	get[Record](s, "/requests/"+s.accept(small)+"?wait=30s")
-	text := string(s.do("GET", "/metrics", "").body)
+	// Whoever waits for a request is told when it is worked, and metrics a moment later.
+	var text string
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); {
+		if text = string(s.do("GET", "/metrics", "").body); strings.Contains(text, "tandem_in_flight 0") {
+			break
+		}
+	}
 	for _, want := range []string{
 		`tandem_http_requests_total{mode="sync",route="POST /sync",status="200"} 1`,
 		`tandem_http_requests_total{mode="async",route="POST /async",status="202"} 1`,
 		"tandem_http_request_seconds_bucket", `tandem_processing_seconds_count{mode="sync",status="completed"} 1`, `tandem_queue_seconds_count{mode="async"} 1`,
-		"tandem_queue_depth 0", "tandem_queue_age_seconds 0", "tandem_in_flight 0", "tandem_slots{lane=\"cpu\"}", "tandem_slots_busy{lane=\"io\"} 0",
+		"tandem_queue_depth 0", "tandem_queue_age_seconds 0", "tandem_in_flight 0", "tandem_slots{lane=\"cpu\"}", "tandem_sync_limit{lane=\"cpu\"}", "tandem_sync_in_flight{lane=\"io\"} 0", "tandem_sync_refused_total{lane=\"io\"} 0", "tandem_slots_busy{lane=\"io\"} 0",
 		"tandem_callback_attempt_seconds_count 0", `tandem_breaker_hosts{state="open"} 0`, "tandem_commit_batch_size_count", "tandem_commit_seconds_count",
 	} {
 		if !strings.Contains(text, want) {

@@ -92,7 +92,7 @@ func TestWhatNoRouteTakesIsAProblem(t *testing.T) {
 	} {
 		for _, accept := range []string{"", "text/html", "application/xml", "application/cbor", "application/json;q=0"} {
 			p := refuse("?"+query, "GET", "/requests?"+query, "", 422, "invalid", "Accept", accept)
-			if len(p.Errors) == 0 || !strings.Contains(p.Errors[0].Field, field) || !strings.Contains(p.Detail, field) {
+			if len(p.Errors) == 0 || p.Errors[0].Field != field || !strings.HasPrefix(p.Detail, field+": ") {
 				t.Errorf("?%s: the problem names %+v and says %q, want %s", query, p.Errors, p.Detail, field)
 			}
 		}

@@ -20,10 +20,12 @@ type Stats struct {
 	System            System            `json:"system"`
 }
 
-// RequestStatistics counts since the database was made; latencies and
-// throughput are of this process and of late.
+// RequestStatistics counts the requests that are kept: all since the database
+// was made, less those deleted by age. Latencies and throughput are of this
+// process and of late.
 type RequestStatistics struct {
 	TotalRequests     int64            `json:"total_requests"`
+	PrunedRequests    int64            `json:"pruned_requests" doc:"Deleted since the database was made because they were old; in none of the other counts"`
 	SyncRequests      int64            `json:"sync_requests"`
 	AsyncRequests     int64            `json:"async_requests"`
 	CompletedRequests int64            `json:"completed_requests" doc:"Worked without failure, whatever became of the callback"`
@@ -90,14 +92,26 @@ type Errors struct {
 
 // System is the process itself.
 type System struct {
-	UptimeSeconds float64   `json:"uptime_seconds"`
-	Version       string    `json:"version"`
-	Go            string    `json:"go"`
-	Backend       string    `json:"backend"`
-	Durable       bool      `json:"durable"`
-	InFlight      int       `json:"in_flight" doc:"Work and delivery attempts in progress"`
-	QueueDepth    int       `json:"queue_depth" doc:"Accepted requests that wait to be started"`
-	Timestamp     time.Time `json:"timestamp"`
+	UptimeSeconds float64      `json:"uptime_seconds"`
+	Version       string       `json:"version"`
+	Go            string       `json:"go"`
+	Backend       string       `json:"backend"`
+	Durable       bool         `json:"durable"`
+	InFlight      int          `json:"in_flight" doc:"Work and delivery attempts in progress"`
+	QueueDepth    int          `json:"queue_depth" doc:"Accepted requests that wait to be started"`
+	Lanes         []LaneRecord `json:"lanes" doc:"The slots for each class of work"`
+	Timestamp     time.Time    `json:"timestamp"`
+}
+
+// LaneRecord is the slots for one class of work.
+type LaneRecord struct {
+	Lane         string `json:"lane" enum:"cpu,io"`
+	Slots        int    `json:"slots"`
+	Busy         int    `json:"busy"`
+	Abandoned    int    `json:"abandoned" doc:"Work that ignored its deadline and still runs"`
+	SyncLimit    int    `json:"sync_limit" doc:"Sync requests that may be in flight, in slots or waiting for one; it follows their latency"`
+	SyncInFlight int    `json:"sync_in_flight"`
+	SyncRefused  int64  `json:"sync_refused" doc:"Sync requests refused since the start, because there were too many"`
 }
 
 // stats answers GET /stats. To a caller without an admin key it tells of its own
@@ -126,6 +140,7 @@ func (a *API) stats(ctx context.Context, in *struct{ exchange }) (*struct{ Body 
 			Durable:       s.Durable,
 			InFlight:      s.InFlight,
 			QueueDepth:    s.Backlog,
+			Lanes:         laneRecords(&s),
 			Timestamp:     time.Now().UTC(),
 		},
 	}}, nil
@@ -157,6 +172,7 @@ func requestStatistics(s *engine.Stats) RequestStatistics {
 	}
 	r.SyncRequests, r.AsyncRequests = total[tandem.Sync], total[tandem.Async]
 	r.TotalRequests = r.SyncRequests + r.AsyncRequests
+	r.PrunedRequests = s.Counts.Pruned
 	r.FailedRequests = r.ByStatus[string(tandem.Failed)]
 	r.SuccessRate = ratio(float64(r.CompletedRequests), r.CompletedRequests+r.FailedRequests)
 	r.SyncAvgMS = ratio(engine.Milliseconds(processing[tandem.Sync]), worked[tandem.Sync])
@@ -192,6 +208,14 @@ func (a *API) rateLimiting() RateLimiting {
 	r := RateLimiting{Enabled: a.opts.Rate.N > 0, Limit: a.opts.Rate.N, WindowSeconds: a.opts.Rate.Window.Seconds()}
 	r.Allowed, r.Refused, r.Clients = a.rates.counts()
 	return r
+}
+
+func laneRecords(s *engine.Stats) []LaneRecord {
+	records := []LaneRecord{}
+	for _, l := range s.Lanes {
+		records = append(records, LaneRecord(l))
+	}
+	return records
 }
 
 func errorsByCategory(s *engine.Stats) Errors {

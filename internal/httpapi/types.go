@@ -108,7 +108,7 @@ func recordOf(req *tandem.Request) Record {
 			MaxAttempts:   cb.MaxAttempts,
 			LastStatus:    known(cb.LastStatus),
 			LastError:     known(cb.LastError),
-			NextAttemptAt: known(cb.NextAt),
+			NextAttemptAt: known(cb.NextAt.UTC().Truncate(time.Microsecond)),
 		},
 		NotBefore:   known(req.NotBefore),
 		ExpiresAt:   known(req.ExpiresAt),

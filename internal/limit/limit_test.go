@@ -3,6 +3,7 @@ package limit
 import (
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -269,4 +270,39 @@ func TestParseRate(t *testing.T) {
 			t.Errorf("ParseRate(%q) = %v, %v; want an error that shows how to write it", text, got, err)
 		}
 	}
+}
+
+func TestAMillionCallersTakeBoundedMemory(t *testing.T) {
+	for rate, callers := range map[Rate]int{{50, time.Minute}: 1_000_000, {10_000, time.Hour}: 1_000} {
+		l, c := New(rate), newClock()
+		before := heapInUse()
+		for i := range callers {
+			key := fmt.Sprintf("2001:db8:%x:%x::/64", i>>16, i&0xffff)
+			for range 2 {
+				l.Take(key, c.after(time.Duration(i)*time.Microsecond))
+			}
+		}
+		for i := range 250 { // and some who use up all that they may
+			for range rate.N {
+				l.Take(fmt.Sprint("greedy ", i), c.after(time.Second))
+			}
+		}
+		grown := heapInUse() - before
+		_, _, kept := l.Counts()
+		t.Logf("%v: %d callers are kept in mind in %.1f MB", rate, kept, float64(grown)/1e6)
+		if kept > maxCallers {
+			t.Errorf("%v: %d callers are kept in mind, over %d", rate, kept, maxCallers)
+		}
+		if grown > 40<<20 {
+			t.Errorf("%v: they take %d bytes", rate, grown)
+		}
+		runtime.KeepAlive(l)
+	}
+}
+
+func heapInUse() int64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
 }

@@ -27,11 +27,16 @@ func (f *File) Exit() ExitCode {
 }
 
 // Exit is the verdict on a run. An objective that could not be measured makes
-// it inconclusive.
+// it inconclusive, and so does a pattern of which nothing was completed.
 func (r *Result) Exit() ExitCode {
 	code := ExitOK
 	if len(r.Void) > 0 {
 		return ExitVoid
+	}
+	for _, arm := range r.arms() {
+		if arm.Ledger.Planned > 0 && arm.Ledger.Completed == 0 {
+			code = ExitInconclusive
+		}
 	}
 	for _, o := range r.SLOs {
 		switch o.Outcome {

@@ -96,15 +96,32 @@ func (s *search) plan(first float64) error {
 	if !(first > 0 && first <= s.highest) {
 		return fmt.Errorf("the first rate must be above 0 and at most %.6g per second, is %v", s.highest, first)
 	}
-	fewest := 10.0
-	if s.slo != nil {
-		fewest = max(fewest, s.slo.fewest())
-	}
+	fewest := samplesOfStage(s.slo)
 	if s.lowest = max(first/math.Pow(2, maxHalvings), fewest/seconds); first < s.lowest {
 		return fmt.Errorf("a stage of %v at %.4g/s has too few requests to tell%s: take longer ones, such as --stage %v, or begin at %.4g/s",
-			s.length, first, s.objective(" "), time.Duration(math.Ceil(fewest/first))*time.Second, math.Ceil(s.lowest))
+			s.length, first, s.objective(" "), wholeSeconds(fewest/first), math.Ceil(s.lowest))
 	}
 	return nil
+}
+
+// StageFor is how long a stage at a rate must be to tell whether an objective is
+// met: at least five seconds, which show whether a backlog grows. It is at most
+// an hour, also where that is not enough.
+func StageFor(slo SLO, rate float64) time.Duration {
+	return max(shortestStage, wholeSeconds(min(samplesOfStage(&slo)/rate, time.Hour.Seconds())))
+}
+
+// samplesOfStage is how many requests a stage must have.
+func samplesOfStage(slo *SLO) float64 {
+	if slo == nil {
+		return 10
+	}
+	return max(10, slo.fewest())
+}
+
+// wholeSeconds rounds up.
+func wholeSeconds(seconds float64) time.Duration {
+	return time.Duration(math.Ceil(seconds)) * time.Second
 }
 
 func (s *search) objective(before string) string {
@@ -231,7 +248,8 @@ func (s *search) try(ctx context.Context, phase Phase, rate float64, length time
 }
 
 func (s *search) outOfReach(rate float64) string {
-	return fmt.Sprintf("the generator's limit, at %.4g/s: %s", rate, strings.Join(s.stages[len(s.stages)-1].Void, " "))
+	why := strings.Join(s.stages[len(s.stages)-1].Void, " ")
+	return fmt.Sprintf("the generator's limit, at %.4g/s: %s", rate, strings.TrimSuffix(why, "."))
 }
 
 // confirm runs longer stages at the best rate, and below it.

@@ -344,6 +344,31 @@ func TestSearchStopsAtErrors(t *testing.T) {
 	}
 }
 
+// TestStageForTellsWhetherAnObjectiveIsMet holds the length of a stage against
+// what the search asks of it.
+func TestStageForTellsWhetherAnObjectiveIsMet(t *testing.T) {
+	for _, c := range []struct {
+		slo  string
+		rate float64
+		want time.Duration
+	}{
+		{"completion.p95<200ms", 20, 8 * time.Second},
+		{"completion.p99<200ms", 20, 40 * time.Second},
+		{"completion.p99<200ms", 1000, 5 * time.Second},
+		{"error_rate<1%", 20, 5 * time.Second},
+		{"completion.p99<200ms", 1e-12, time.Hour},
+	} {
+		objective := slo(t, c.slo)
+		if got := StageFor(objective, c.rate); got != c.want {
+			t.Errorf("%s at %v/s: %v, want %v", c.slo, c.rate, got, c.want)
+		}
+		s := search{mode: tandem.Sync, slo: &objective, length: c.want}
+		if err := s.plan(c.rate); err != nil && c.want < time.Hour {
+			t.Errorf("%s at %v/s is refused: %v", c.slo, c.rate, err)
+		}
+	}
+}
+
 func TestSearchRefusals(t *testing.T) {
 	for _, c := range []struct {
 		name, slo string

@@ -204,6 +204,9 @@ func TestExitCodes(t *testing.T) {
 		}
 		return r
 	}
+	fruitless := run(nil, Met)
+	fruitless.Sync.Ledger = Ledger{Planned: 5, Sent: 5, Accepted: 5, Completed: 5}
+	fruitless.Async.Ledger = Ledger{Planned: 5, Sent: 5, Rejected: 5}
 	compare := func(aa bool, run Result, verdicts ...Verdict) *Comparison {
 		c := Comparison{AA: aa, Run: run}
 		for _, v := range verdicts {
@@ -223,6 +226,7 @@ func TestExitCodes(t *testing.T) {
 		{"no objectives", load(run(nil)), ExitOK},
 		{"all met", load(run(nil, Met, Met)), ExitOK},
 		{"one not measured", load(run(nil, Met, NotMeasured)), ExitInconclusive},
+		{"nothing was completed of one pattern", load(fruitless), ExitInconclusive},
 		{"missed wins over not measured", load(run(nil, NotMeasured, Missed)), ExitMissed},
 		{"void wins over missed", load(run([]string{"late"}, Missed)), ExitVoid},
 		{"a difference", compare(false, run(nil), Inconclusive, Faster), ExitOK},

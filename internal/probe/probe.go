@@ -92,7 +92,7 @@ func Connect(ctx context.Context, target Target) (*Instance, error) {
 		if key.value == "" && key.name != "key" {
 			continue
 		}
-		a, err := c.do(ctx, exchange{path: "/requests?limit=1", key: key.value, anonymous: key.value == ""})
+		a, err := c.do(ctx, exchange{path: "/requests?limit=1", key: key.value, anonymous: key.value == "", hurried: true})
 		switch {
 		case err != nil:
 			return nil, err

@@ -97,7 +97,10 @@ func callbacks(s side) (Insight, bool) {
 		way = "verified callbacks"
 	}
 	i := Insight{Because: fmt.Sprintf("%d accepted, %d %s, %d missing", l.Accepted, delivered(s.arm), way, l.Missing)}
-	switch {
+	switch came := s.run.Callbacks; {
+	case l.Missing > 0 && came.Verified == 0 && came.Refused() > 0:
+		i.Text = fmt.Sprintf("Of %s no callback came that can be believed. Is the secret the one that the service signs with?", counted(l.Missing, "accepted request"))
+		i.Because += fmt.Sprintf("; %d callbacks did not pass", came.Refused())
 	case l.Missing > 0:
 		i.Text = fmt.Sprintf("Of %s the outcome never came: async broke its promise in this run.", counted(l.Missing, "accepted request"))
 	case polled(s.run):

@@ -38,6 +38,10 @@ func TestInsightsFollowTheNumbers(t *testing.T) {
 		{"async costs more CPU", closed, func(r *loadtest.Result) {}, "An async request cost the service 2.00 ms more"},
 		{"all callbacks came", closed, func(r *loadtest.Result) {}, "every one of these signatures verified"},
 		{"some callbacks did not", closed, func(r *loadtest.Result) { r.Async.Ledger.Missing, r.Async.Ledger.Completed = 3, 97 }, "Of 3 accepted requests the outcome never came"},
+		{"none of the callbacks is believed", closed, func(r *loadtest.Result) {
+			r.Async.Ledger.Missing, r.Async.Ledger.Completed = 100, 0
+			r.Callbacks.Verified, r.Callbacks.Forged = 0, 300
+		}, "Of 100 accepted requests no callback came that can be believed. Is the secret the one that the service signs with?"},
 		{"outcomes were polled", polledRun, func(r *loadtest.Result) {}, "this run says nothing about callbacks"},
 		{"not durable", closed, func(r *loadtest.Result) { *r.Service.Durable = false }, "would not have survived a restart"},
 		{"refusals", closed, func(r *loadtest.Result) {

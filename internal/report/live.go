@@ -29,7 +29,8 @@ func Live(p, since loadtest.Progress, width int) []string {
 		return "-"
 	}
 	if width < wideTerminal {
-		return []string{head + fmt.Sprintf("  p99 %s | %s", latency(p.Sync, 0.99), latency(p.Async, 0.99))}
+		return []string{head + fmt.Sprintf("  p50 %s | %s  p99 %s | %s",
+			latency(p.Sync, 0.5), latency(p.Async, 0.5), latency(p.Sync, 0.99), latency(p.Async, 0.99))}
 	}
 	arm := func(name string, a loadtest.ArmProgress) string {
 		return fmt.Sprintf("  %-6s %8d completed %6d failed   response p50 %9s  p99 %9s", name, a.Completed, a.Failed, latency(a, 0.5), latency(a, 0.99))

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"unicode/utf8"
 
+	"tandem"
 	"tandem/internal/loadtest"
 )
 
@@ -109,6 +110,28 @@ func golden(t *testing.T, name, got string) {
 		if i >= len(g) || i >= len(w) || g[i] != w[i] {
 			t.Fatalf("line %d differs; got:\n%s\nwant:\n%s\n(go test ./internal/report -update writes it anew)",
 				i+1, strings.Join(g[min(i, len(g)):min(i+3, len(g))], "\n"), strings.Join(w[min(i, len(w)):min(i+3, len(w))], "\n"))
+		}
+	}
+}
+
+// TestACapacityThatCouldNotBeMeasuredIsVoid tells it from one that no rate met.
+func TestACapacityThatCouldNotBeMeasuredIsVoid(t *testing.T) {
+	f := search(t)
+	f.Search.Capacities = []loadtest.Capacity{
+		{Mode: tandem.Sync, Bound: "the generator's limit, at 32/s: it was late"},
+		{Mode: tandem.Async, Failed: 20, Bound: "the backlog grew by 4/s"},
+	}
+	var b strings.Builder
+	if err := Text(&b, f); err != nil {
+		t.Fatal(err)
+	}
+	text := strings.Join(strings.Fields(b.String()), " ")
+	for _, want := range []string{
+		"sync, without an objective VOID VOID VOID", "Sync could not be measured at any rate, without an objective: the generator's limit",
+		"async, without an objective none 20.0 /s no", "Async sustained no rate that was tried",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the report does not say %q:\n%s", want, b.String())
 		}
 	}
 }

@@ -27,8 +27,11 @@ func capacities(s *loadtest.Search) table {
 	var rows []row
 	for _, c := range s.Capacities {
 		passed, failed, confirmed := "none", "none did", "no"
-		if c.Passed > 0 {
+		switch {
+		case c.Passed > 0:
 			passed = rate(c.Passed)
+		case c.Failed <= 0: // no rate could be measured
+			passed, failed, confirmed = "VOID", "VOID", "VOID"
 		}
 		if c.Failed > 0 {
 			failed = rate(c.Failed)
@@ -71,6 +74,8 @@ func searched(s *loadtest.Search) []string {
 			confirmed = "not confirmed by a longer stage"
 		}
 		switch {
+		case c.Passed <= 0 && c.Failed <= 0:
+			all = append(all, fmt.Sprintf("%s could not be measured at any rate, %s: %s.", what, under, bound))
 		case c.Passed <= 0:
 			all = append(all, fmt.Sprintf("%s sustained no rate that was tried, %s: %s.", what, under, bound))
 		case c.Failed <= 0:

@@ -264,6 +264,54 @@ var runs = []rule{
 		}
 		s.countersMatchRows(b)
 	}},
+	{"what a write makes owed is delivered although its caller has left", func(s *suite) {
+		b := s.backend(Options{})
+		st := newSteps(b)
+		s.running(b, st)
+		gone, leave := context.WithCancel(s.Context())
+		leave()
+		unknown := 0
+		try := func(what string, write func() error) {
+			switch err := write(); tandem.CodeOf(err) {
+			case tandem.CodeUnknown:
+				unknown++
+			case "":
+			default:
+				s.Fatalf("%s: got %v, want nil or an unknown outcome", what, err)
+			}
+		}
+		const n = 20 // some callers have left before the commit, some not
+		for range n {
+			sent := pending("http://one.example/hook")
+			s.must(b.Accept(s.Context(), sent))
+			within(s, "the first delivery", st.delivered)
+			row, err := b.Request(s.Context(), sent.ID)
+			s.must(err)
+			row.Callback.NextAt, row.Callback.Since, row.Callback.MaxAttempts = now(), now(), 5
+			try("a redelivery", func() error { return b.Redeliver(gone, &row) })
+			if id := within(s, "the redelivery", st.delivered); id != sent.ID {
+				s.Errorf("delivered %s, want %s", id, sent.ID)
+			}
+
+			waiting := pending("http://two.example/hook")
+			waiting.NotBefore = now().Add(time.Hour)
+			s.must(b.Accept(s.Context(), waiting))
+			worked, stop := b.Watch(waiting.ID)
+			defer stop()
+			failed := *waiting
+			fail(&failed)
+			failed.Status = tandem.Pending
+			try("a failure", func() error { return b.Fail(gone, &failed) })
+			within(s, "the end of the work", worked)
+			if id := within(s, "the callback of the failure", st.delivered); id != waiting.ID {
+				s.Errorf("delivered %s, want %s", id, waiting.ID)
+			}
+		}
+		if unknown == 0 {
+			s.Error("no caller left before a commit: the case has shown nothing")
+		}
+		s.countersMatchRows(b)
+	}},
 	{"a callback is attempted again when it is due, not before", func(s *suite) {
 		b := s.backend(Options{})
 		st := newSteps(b)

@@ -54,6 +54,44 @@ var writes = []rule{
 		s.start(b, req)
 		s.countersMatchRows(b)
 	}},
+	{"a request that is released while it waits or runs is counted as it stands", func(s *suite) {
+		b := s.backend(Options{})
+		waited := func() *tandem.Request {
+			req := pending("http://example.com/hook")
+			req.Waited, req.Callback.State = true, tandem.CallbackNone
+			s.must(b.Accept(s.Context(), req))
+			return req
+		}
+		release := func(req *tandem.Request) {
+			row := *req
+			s.must(b.Release(s.Context(), &row))
+			if row.Waited || row.Callback.State != tandem.CallbackPending {
+				s.Errorf("a released request reads %s", describe(&row))
+			}
+			s.countersMatchRows(b)
+		}
+		req := waited()
+		release(req) // those who work it do not know
+		s.start(b, req)
+		s.countersMatchRows(b)
+		s.must(b.Complete(s.Context(), succeed(req)))
+		s.countersMatchRows(b)
+
+		req = waited()
+		s.start(b, req)
+		release(req)
+		s.must(b.Requeue(s.Context(), req))
+		s.countersMatchRows(b)
+		fail(req)
+		s.must(b.Fail(s.Context(), req))
+		s.countersMatchRows(b)
+		row, err := b.Request(s.Context(), req.ID)
+		s.must(err)
+		if row.Callback.NextAt.IsZero() || row.Callback.NextAt.After(time.Now()) {
+			s.Errorf("it owes a callback at %v, want it owed at once", row.Callback.NextAt)
+		}
+		s.wantCode("a second release", b.Release(s.Context(), req), tandem.CodeConflict)
+	}},
 	{"the outcome of a late worker is dropped", func(s *suite) {
 		b := s.backend(Options{})
 		req := pending("")

@@ -1,0 +1,124 @@
+package engine_test
+
+import (
+	"context"
+	"encoding/json"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"tandem"
+	"tandem/internal/egress"
+	"tandem/internal/engine"
+	"tandem/work"
+)
+
+// full is a backend whose storage takes no outcome while broken is set.
+type full struct {
+	*model
+	broken atomic.Bool
+	tries  atomic.Int64
+	ran    atomic.Int64 // times that work has run
+}
+
+func (f *full) Complete(ctx context.Context, req *tandem.Request) error {
+	f.tries.Add(1)
+	if f.broken.Load() {
+		return errStorage
+	}
+	return f.model.Complete(ctx, req)
+}
+
+// onFull runs a test on an engine whose storage is broken.
+func onFull(t *testing.T, test func(t *testing.T, e *engine.Engine, f *full)) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &full{model: openModel(newTable(), 100)}
+		f.broken.Store(true)
+		registry := &work.Registry{}
+		err := registry.Register(work.Kind{Name: "quick", Class: work.Waits, Func: func(context.Context, work.Input) (json.RawMessage, error) {
+			f.ran.Add(1)
+			return json.RawMessage(`{}`), nil
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		guard, err := egress.New(egress.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		e, err := engine.New(f, registry, guard, nil, nil, engine.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- e.Run(ctx) }()
+		test(t, e, f)
+		stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+var quickWork = engine.Submission{Workload: "quick", Complexity: 1, Data: []byte(`{}`)}
+
+func TestTheOutcomeOfASyncRequestIsWrittenOnceStorageTakesIt(t *testing.T) {
+	onFull(t, func(t *testing.T, e *engine.Engine, f *full) {
+		_, _, err := e.Do(t.Context(), quickWork)
+		if tandem.CodeOf(err) != tandem.CodeUnavailable {
+			t.Fatalf("the caller is told %v", err)
+		}
+		if err := f.Ready(t.Context()); err != nil { // writes what was noted
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		if n := f.tries.Load(); n < 5 || n > 50 {
+			t.Errorf("tried %d times in a minute", n)
+		}
+		f.broken.Store(false)
+		time.Sleep(10 * time.Second)
+		page, err := f.Requests(t.Context(), engine.Query{Caller: tandem.Anyone, Limit: 10})
+		if err != nil || len(page.Requests) != 1 || page.Requests[0].Status != tandem.Completed {
+			t.Errorf("on record is %+v, %v", page.Requests, err)
+		}
+	})
+}
+
+func TestSyncWorkIsRefusedWhileTooManyOutcomesAreUnwritten(t *testing.T) {
+	onFull(t, func(t *testing.T, e *engine.Engine, f *full) {
+		for range 300 {
+			if _, _, err := e.Do(t.Context(), quickWork); tandem.CodeOf(err) != tandem.CodeUnavailable {
+				t.Fatalf("the caller is told %v", err)
+			}
+		}
+		if n := f.ran.Load(); n != 256 {
+			t.Errorf("work has run %d times, want 256", n)
+		}
+		f.broken.Store(false)
+		time.Sleep(10 * time.Second)
+		if _, _, err := e.Do(t.Context(), quickWork); err != nil {
+			t.Errorf("once storage is well: %v", err)
+		}
+	})
+}
+
+func TestACancellationDoesNotEndTheWritingOfAnOutcome(t *testing.T) {
+	onFull(t, func(t *testing.T, e *engine.Engine, f *full) {
+		req, _, err := e.Accept(t.Context(), quickWork)
+		if err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait() // it is worked, and its outcome is not written
+		if _, err := e.Cancel(t.Context(), tandem.Anyone, req.ID); tandem.CodeOf(err) != tandem.CodeConflict {
+			t.Errorf("the one who cancels is told %v", err)
+		}
+		f.broken.Store(false)
+		time.Sleep(10 * time.Second)
+		got, err := f.Request(t.Context(), req.ID)
+		if err != nil || got.Status != tandem.Completed {
+			t.Errorf("on record is %+v, %v", got, err)
+		}
+	})
+}
