@@ -87,7 +87,7 @@ func (o Options) withDefaults() (Options, error) {
 	slots := map[string]int{work.CPU.String(): 2, work.Waits.String(): 512}
 	for lane, n := range o.Slots {
 		if _, known := slots[lane]; !known || n < 0 {
-			faults = append(faults, fmt.Errorf("Slots must be of the lanes cpu and io and not negative, are %v", o.Slots))
+			faults = append(faults, fmt.Errorf("option Slots must be of the lanes cpu and io and not negative, are %v", o.Slots))
 		}
 		if n > 0 {
 			slots[lane] = n

@@ -105,7 +105,7 @@ func (r *runner) stop(client *riverClient) {
 	go func() {
 		r.running.Wait()
 		pause(ctx, stopGrace)
-		cancel(errors.New("Postgres does not answer"))
+		cancel(errors.New("the database does not answer"))
 	}()
 	if err := client.Stop(ctx); err != nil {
 		r.b.log.Warn("the queue was not stopped in order; its jobs will be rescued", "error", context.Cause(ctx))
