@@ -46,6 +46,7 @@ func openDatabase(ctx context.Context, opts Options, log *slog.Logger, metrics p
 	}
 	return distributed.Open(ctx, opts.Database, distributed.Options{
 		MaxPending: opts.MaxPending,
+		Retain:     opts.Retain,
 		Slots: map[string]int{
 			work.CPU.String():   cmp.Or(opts.Workers, runtime.GOMAXPROCS(0)),
 			work.Waits.String(): opts.IOConcurrency,

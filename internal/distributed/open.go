@@ -31,6 +31,8 @@ type Options struct {
 	MaxPending  int // accepted requests that may wait to be started; 1,000,000
 	MaxAttempts int // delivery attempts in flight from this process; 1024
 
+	Retain time.Duration // requests are deleted once they have been settled for so long; 0: never
+
 	Slots map[string]int // of each lane; 2 for cpu, 512 for io
 
 	WorkTimeout     time.Duration // of any work; 30 s

@@ -228,6 +228,9 @@ func (b *Backend) Counts(ctx context.Context, who tandem.Caller) (engine.Counts,
 	if err != nil {
 		return c, fmt.Errorf("read error counters: %w", err)
 	}
+	if err := b.pool.QueryRow(ctx, `SELECT coalesce(sum(pruned), 0)::bigint FROM pruned_counters `+whose, args...).Scan(&c.Pruned); err != nil {
+		return c, fmt.Errorf("read the counter of deleted requests: %w", err)
+	}
 	return c, nil
 }
 

@@ -53,11 +53,14 @@ func (b *Backend) Run(ctx context.Context, steps engine.Steps) error {
 	loops.Go(func() { r.every(expiryCheck, "failing expired requests", r.expire) })
 	loops.Go(func() { r.every(overdueCheck, "failing interrupted requests", r.failOverdue) })
 	loops.Go(func() { r.every(time.Minute, "deleting what is too old", r.forget) })
+	if b.opts.Retain > 0 {
+		loops.Go(func() { r.every(pruneEvery(b.opts.Retain), "deleting old requests", b.prune) })
+	}
 	<-ctx.Done()
-	loops.Wait()
 	if client != nil {
 		r.stop(client)
 	}
+	loops.Wait()
 	return nil
 }
 
@@ -102,7 +105,7 @@ func (r *runner) stop(client *riverClient) {
 	go func() {
 		r.running.Wait()
 		pause(ctx, stopGrace)
-		cancel(errors.New("the Postgres does not answer"))
+		cancel(errors.New("the database does not answer"))
 	}()
 	if err := client.Stop(ctx); err != nil {
 		r.b.log.Warn("the queue was not stopped in order; its jobs will be rescued", "error", context.Cause(ctx))
@@ -160,7 +163,7 @@ func (r *runner) begin(ctx context.Context, req *tandem.Request) error {
 			return river.JobSnooze(0)
 		}
 	}
-	if r.steps.Reserve(waiting, req.Lane) != nil {
+	if r.ctx.Err() != nil || r.steps.Reserve(waiting, req.Lane) != nil {
 		return river.JobSnooze(0)
 	}
 	err := r.steps.Process(r.stepCtx, req)

@@ -29,6 +29,7 @@ type transaction struct {
 	jobs     []river.InsertManyParams
 	requests map[standing]change
 	errors   map[category]int64
+	pruned   map[string]int64 // by owner
 }
 
 // standing is what the request counters are keyed by.
@@ -44,7 +45,7 @@ type change struct{ requests, processingMicros int64 }
 type category struct{ owner, source, name string }
 
 func newTransaction(tx pgx.Tx, w *writer, shard int) *transaction {
-	return &transaction{tx: tx, w: w, shard: shard, requests: make(map[standing]change), errors: make(map[category]int64)}
+	return &transaction{tx: tx, w: w, shard: shard, requests: make(map[standing]change), errors: make(map[category]int64), pruned: make(map[string]int64)}
 }
 
 // run makes the writes, kind by kind.
@@ -187,59 +188,61 @@ func (t *transaction) insert(ctx context.Context, writes []*write) error {
 var errFull = &tandem.Error{Code: tandem.CodeBusy, Message: "the backlog is full", RetryAfter: 5 * time.Second}
 
 // claim takes the keys of those writes that have one. They go in order, so that
-// no two processes wait for each other's keys.
+// no two processes wait for each other's keys. One that there is no room for
+// takes no key, but is told who holds it.
 func (t *transaction) claim(ctx context.Context, writes []*write, free *int64) error {
-	var keyed []*write
+	var keyed, held []*write
 	for _, wr := range writes {
-		if wr.key != nil {
+		switch {
+		case wr.key == nil:
+		case wr.req.Status == tandem.Pending && *free == 0:
+			held = append(held, wr)
+		default:
+			if wr.req.Status == tandem.Pending {
+				*free--
+			}
 			keyed = append(keyed, wr)
 		}
 	}
 	if len(keyed) == 0 {
-		return nil
+		return t.findHolders(ctx, held)
 	}
 	slices.SortFunc(keyed, func(a, b *write) int {
 		return cmp.Or(strings.Compare(a.req.Owner, b.req.Owner), strings.Compare(a.key.Key, b.key.Key))
 	})
-	old := t.w.now().Add(-engine.IdempotencyKept).UnixMicro()
-	owners := column(keyed, func(wr *write) string { return wr.req.Owner })
-	keys := column(keyed, func(wr *write) string { return wr.key.Key })
-	// Without room for them no key is taken, but one that is held is still found.
-	waiting := int64(0)
+	rows, err := t.tx.Query(ctx, `
+		INSERT INTO idempotency_keys AS k (owner, key, fingerprint, request_id, created_at)
+		SELECT * FROM unnest($1::text[], $2::text[], $3::bytea[], $4::text[], $5::bigint[])
+		ON CONFLICT (owner, key) DO UPDATE SET fingerprint = excluded.fingerprint,
+			request_id = excluded.request_id, created_at = excluded.created_at
+		WHERE k.created_at < $6
+		RETURNING request_id`,
+		column(keyed, func(wr *write) string { return wr.req.Owner }),
+		column(keyed, func(wr *write) string { return wr.key.Key }),
+		column(keyed, func(wr *write) []byte { return wr.key.Fingerprint[:] }), ids(keyed),
+		column(keyed, func(wr *write) int64 { return wr.req.CreatedAt.UnixMicro() }),
+		t.w.now().Add(-engine.IdempotencyKept).UnixMicro())
+	if err != nil {
+		return fmt.Errorf("claim idempotency keys: %w", err)
+	}
+	taken, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return fmt.Errorf("claim idempotency keys: %w", err)
+	}
+	got := make(map[string]bool, len(taken))
+	for _, id := range taken {
+		got[id] = true
+	}
 	for _, wr := range keyed {
+		if got[wr.req.ID] {
+			continue
+		}
+		held = append(held, wr)
 		if wr.req.Status == tandem.Pending {
-			waiting++
+			*free++
 		}
 	}
-	if *free >= waiting {
-		rows, err := t.tx.Query(ctx, `
-			INSERT INTO idempotency_keys AS k (owner, key, fingerprint, request_id, created_at)
-			SELECT * FROM unnest($1::text[], $2::text[], $3::bytea[], $4::text[], $5::bigint[])
-			ON CONFLICT (owner, key) DO UPDATE SET fingerprint = excluded.fingerprint,
-				request_id = excluded.request_id, created_at = excluded.created_at
-			WHERE k.created_at < $6
-			RETURNING request_id`,
-			owners, keys, column(keyed, func(wr *write) []byte { return wr.key.Fingerprint[:] }), ids(keyed),
-			column(keyed, func(wr *write) int64 { return wr.req.CreatedAt.UnixMicro() }), old)
-		if err != nil {
-			return fmt.Errorf("claim idempotency keys: %w", err)
-		}
-		taken, err := pgx.CollectRows(rows, pgx.RowTo[string])
-		if err != nil {
-			return fmt.Errorf("claim idempotency keys: %w", err)
-		}
-		got := make(map[string]bool, len(taken))
-		for _, id := range taken {
-			got[id] = true
-		}
-		keyed = slices.DeleteFunc(keyed, func(wr *write) bool { return got[wr.req.ID] })
-		for _, wr := range writes {
-			if wr.key != nil && got[wr.req.ID] && wr.req.Status == tandem.Pending {
-				*free--
-			}
-		}
-	}
-	return t.findHolders(ctx, keyed)
+	return t.findHolders(ctx, held)
 }
 
 // findHolders answers those writes whose key could not be taken.
@@ -700,6 +703,14 @@ func (t *transaction) writeCounters(ctx context.Context) error {
 			owners, modes, statuses, states, requests, processing, t.shard)
 		if err != nil {
 			return fmt.Errorf("count requests: %w", err)
+		}
+	}
+	for _, owner := range sortedKeys(t.pruned, cmp.Compare) {
+		_, err := t.tx.Exec(ctx, `
+			INSERT INTO pruned_counters AS c (owner, pruned, shard) VALUES ($1, $2, $3)
+			ON CONFLICT (owner, shard) DO UPDATE SET pruned = c.pruned + excluded.pruned`, owner, t.pruned[owner], t.shard)
+		if err != nil {
+			return fmt.Errorf("count deleted requests: %w", err)
 		}
 	}
 	if len(t.errors) == 0 {

@@ -93,6 +93,14 @@ CREATE TABLE error_counters (
     PRIMARY KEY (owner, source, category, shard)
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
 
+-- How many requests were deleted because they were old.
+CREATE TABLE pruned_counters (
+    owner  TEXT    NOT NULL,
+    shard  INTEGER NOT NULL,
+    pruned BIGINT  NOT NULL,
+    PRIMARY KEY (owner, shard)
+) WITH (fillfactor = 50);
+
 -- Which request a caller's Idempotency-Key stands for.
 CREATE TABLE idempotency_keys (
     owner       TEXT   NOT NULL,
@@ -102,6 +110,7 @@ CREATE TABLE idempotency_keys (
     created_at  BIGINT NOT NULL,
     PRIMARY KEY (owner, key)
 );
+CREATE INDEX idempotency_keys_by_request ON idempotency_keys (request_id);
 CREATE INDEX idempotency_keys_by_age ON idempotency_keys (created_at);
 
 -- Who may enter. Tokens are hashed; a revoked key stays, as its requests do.
