@@ -25,9 +25,9 @@ var (
 	crashSeed   = flag.Uint64("crash.seed", uint64(time.Now().UnixNano()), "seed of the moments of the kills")
 )
 
-// ledger is what the clients of a service that is killed know: kept outside of
+// killLedger is what the clients of a service that is killed know: kept outside of
 // it, so that no crash of the service touches it.
-type ledger struct {
+type killLedger struct {
 	mu       sync.Mutex
 	answered map[string]string // what was answered 202 or 200, and the result it must have
 	sync     map[string]bool   // those answered 200
@@ -37,7 +37,8 @@ type ledger struct {
 	refused  int               // posts answered 503
 }
 
-// kinds of submissions of the ledger, and their results by the workload itself.
+// deterministic is kinds of submissions, and their results by the workload
+// itself.
 func deterministic(t *testing.T, rounds int) (subs []submission, results []string) {
 	t.Helper()
 	registry, err := work.Builtin(work.Options{Rounds: rounds})
@@ -66,14 +67,14 @@ func deterministic(t *testing.T, rounds int) (subs []submission, results []strin
 	return subs, results
 }
 
-func (l *ledger) wrongly(text string) {
+func (l *killLedger) wrongly(text string) {
 	if len(l.wrong) < 20 {
 		l.wrong = append(l.wrong, text)
 	}
 }
 
 // ServeHTTP receives the callbacks.
-func (l *ledger) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (l *killLedger) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
 		return // the service was killed while it sent
@@ -97,7 +98,7 @@ func (l *ledger) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // post submits work until the service dies under it, and keeps what it was
 // answered.
-func (l *ledger) post(s *service, random *rand.Rand, subs []submission, results []string, hook string) {
+func (l *killLedger) post(s *service, random *rand.Rand, subs []submission, results []string, hook string) {
 	for {
 		i := random.IntN(len(subs))
 		sub, path, want := subs[i], "/async", http.StatusAccepted
@@ -143,7 +144,7 @@ func TestKillsAtRandomMomentsLoseNothing(t *testing.T) {
 	t.Parallel()
 	const posters, perHost, rounds = 6, 10, 2000
 	subs, results := deterministic(t, rounds)
-	l := &ledger{answered: make(map[string]string), sync: make(map[string]bool), called: make(map[string]int)}
+	l := &killLedger{answered: make(map[string]string), sync: make(map[string]bool), called: make(map[string]int)}
 	receiver := httptest.NewServer(l)
 	t.Cleanup(receiver.Close)
 	hook := receiver.URL + "/hook"
@@ -216,7 +217,7 @@ func TestKillsAtRandomMomentsLoseNothing(t *testing.T) {
 
 // compare holds the history against the ledger, and returns how many requests
 // failed as crashed_worker.
-func (l *ledger) compare(t *testing.T, s *service, subs []submission, results []string) (crashed int) {
+func (l *killLedger) compare(t *testing.T, s *service, subs []submission, results []string) (crashed int) {
 	t.Helper()
 	missing := make(map[string]bool)
 	for id := range l.answered {
