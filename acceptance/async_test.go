@@ -18,7 +18,7 @@ func TestAServiceInMemoryDoesNotSayOnDisk(t *testing.T) {
 		Message string `json:"message"`
 	}
 	s.post("/async", submission{Data: map[string]any{"a": 1}}).decode(t, http.StatusAccepted, &accepted)
-	if strings.Contains(accepted.Message, "on disk") || !strings.Contains(accepted.Message, "lost when the service stops") {
+	if strings.Contains(accepted.Message, "on disk") || !strings.Contains(accepted.Message, "not durable") {
 		t.Errorf("the 202 of a service in memory says %q", accepted.Message)
 	}
 }
@@ -44,7 +44,7 @@ func acceptedWorkIsDeliveredSignedAndOnRecord(t *testing.T, database string) {
 	if want := "/requests/" + id; a.header.Get("Location") != want || accepted.StatusURL != want {
 		t.Errorf("Location is %q, status_url %q, want both %q", a.header.Get("Location"), accepted.StatusURL, want)
 	}
-	if !strings.HasPrefix(id, "req_") || accepted.Status != "accepted" || !strings.HasPrefix(accepted.Message, "on disk; ") {
+	if onDisk := strings.HasPrefix(accepted.Message, "on disk; "); !strings.HasPrefix(id, "req_") || accepted.Status != "accepted" || onDisk != s.health().Durable {
 		t.Errorf("the acceptance is %+v", accepted)
 	}
 

@@ -141,8 +141,13 @@ func (c *plainConn) roundTrip(r *http.Request) (*http.Response, error) {
 	return res, nil
 }
 
-// failure is why an exchange failed: the end of its attempt, if that has come.
+// failure is why an exchange failed: the end of its attempt, if that has come. A
+// dial goes by the deadline itself, and may notice it a moment before the
+// context does.
 func failure(attempt context.Context, err error) error {
+	if end, ok := attempt.Deadline(); ok && !time.Now().Before(end) {
+		<-attempt.Done()
+	}
 	if attempt.Err() != nil {
 		return context.Cause(attempt)
 	}

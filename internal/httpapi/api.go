@@ -332,7 +332,7 @@ func (a *API) answerOf(ctx context.Context, req *tandem.Request, replayed, waits
 func (a *API) promise(req *tandem.Request) string {
 	where, outcome := "on disk", "the outcome will be sent to callback_url"
 	if _, durable := a.engine.Backend(); !durable {
-		where = "in memory, and lost when the service stops"
+		where = "accepted, but not durable: see /healthz"
 	}
 	if req.Callback.URL == "" {
 		outcome = "ask for the outcome at status_url"
