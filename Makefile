@@ -2,8 +2,9 @@
 
 PLATFORMS = linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 windows/arm64
 FUZZTIME ?= 1m
+SOAK ?= 10m
 
-.PHONY: check fmt vet staticcheck race cross test bench fuzz build
+.PHONY: check fmt vet staticcheck race cross test bench fuzz soak soak-race build
 
 check: fmt vet staticcheck cross race
 
@@ -40,6 +41,14 @@ fuzz:
 			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$dir; \
 		done; \
 	done
+
+# A mixed load under faults for SOAK, then the accounts: see docs/reliability.md.
+soak:
+	go test ./acceptance -run '^TestSoak$$' -count=1 -v -timeout 0 -soak.duration $(SOAK)
+
+# The same, with the program built to look for data races.
+soak-race:
+	go test -race ./acceptance -run '^TestSoak$$' -count=1 -v -timeout 0 -soak.duration $(SOAK)
 
 build:
 	CGO_ENABLED=0 go build -trimpath -o bin/tandem ./cmd/tandem

@@ -83,6 +83,7 @@ type attempt struct {
 type stats struct {
 	Requests struct {
 		Total     int            `json:"total_requests"`
+		Pruned    int            `json:"pruned_requests"`
 		Sync      int            `json:"sync_requests"`
 		Async     int            `json:"async_requests"`
 		Completed int            `json:"completed_requests"`
@@ -280,16 +281,23 @@ func (s *service) history(query string) []record {
 		a := s.get(path)
 		a.decode(s.t, 200, &page)
 		all = append(all, page...)
-		path = ""
-		if link := a.header.Get("Link"); link != "" {
-			next, rel, ok := strings.Cut(strings.TrimPrefix(link, "<"), ">")
-			if !ok || !strings.Contains(rel, `rel="next"`) {
-				s.t.Fatalf("Link header is %q", link)
-			}
-			path = next
-		}
+		path = nextPage(s.t, a)
 	}
 	return all
+}
+
+// nextPage is where the next page of the history is; empty after the last one.
+func nextPage(t *testing.T, a answer) string {
+	t.Helper()
+	link := a.header.Get("Link")
+	if link == "" {
+		return ""
+	}
+	next, rel, ok := strings.Cut(strings.TrimPrefix(link, "<"), ">")
+	if !ok || !strings.Contains(rel, `rel="next"`) {
+		t.Fatalf("Link header is %q", link)
+	}
+	return next
 }
 
 // decode wants a status and reads the JSON that comes with it.

@@ -31,7 +31,10 @@ var scenarios = []scenario{
 	{"async", "the whole async path against a bare handler, 64 connections", measureAsync},
 	{"saturated", "acceptance while all workers are busy, against an idle service", measureSaturated},
 	{"sync", "the sync path against a bare handler that runs the same work", measureSync},
+	{"overload", "ten times the capacity, both patterns, against the peak", measureOverload},
 	{"history", "a file of a million requests", measureHistory},
+	{"backlog", "a file of a million requests that wait", measureBacklog},
+	{"retention", "acceptance while old requests are deleted, against keeping them", measureRetention},
 	{"lab", "the load generator against hey, and how it keeps to a schedule", measureLab},
 	{"memory", "the load generator at full speed for a minute", measureMemory},
 }

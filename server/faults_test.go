@@ -236,7 +236,7 @@ func TestWorkOfCallersWhoLeftIsNotDone(t *testing.T) {
 		io := fetch[lanes](t, s, "/stats").System.Lanes[1]
 		return io.SyncInFlight == 0 && io.Busy == 0
 	})
-	if n := 1 + len(began); n > 3 { // one ran; another may get the slot before it is known to have left
+	if n := 1 + len(began); n > admitted/2 { // one ran; others get the slot before they are known to have left
 		t.Errorf("work was begun for %d of %d callers", n, callers)
 	}
 	for _, r := range fetch[[]record](t, s, "/requests?mode=sync") {

@@ -29,10 +29,10 @@ type cli struct {
 	Report  reportCmd  `cmd:"" help:"Render result files anew."`
 	Check   checkCmd   `cmd:"" help:"Probe the defences of a running instance."`
 	Keys    keysCmd    `cmd:"" help:"The API keys of a service: create, list, rotate, revoke."`
-	Migrate migrateCmd `cmd:"" help:"Bring the schema of a Postgres up to date."`
 	Backup  backupCmd  `cmd:"" help:"Copy the database of a service, which may be running."`
 	Restore restoreCmd `cmd:"" help:"Put a backup in the place of the database of a service that is stopped."`
 	Doctor  doctorCmd  `cmd:"" help:"Check the database of a service, and repair its counters."`
+	Migrate migrateCmd `cmd:"" help:"Bring the schema of a Postgres up to date."`
 	Secret  secretCmd  `cmd:"" help:"The secret that callbacks are signed with."`
 	Version versionCmd `cmd:"" help:"Print the version."`
 }

@@ -44,6 +44,7 @@ type DialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
 // attempt's time begins to run.
 type Sender struct {
 	transport *http.Transport
+	plain     *plain
 	timeout   time.Duration
 	userAgent []string
 }
@@ -69,7 +70,9 @@ func NewSender(dial DialFunc, opts Options) *Sender {
 			NextProtos: []string{"h2", "http/1.1"},
 		},
 	}
+	maxIdle := max(1024, opts.IdlePerHost)
 	return &Sender{
+		plain:     newPlain(d.plain, opts.IdlePerHost, maxIdle),
 		timeout:   opts.AttemptTimeout,
 		userAgent: []string{opts.UserAgent},
 		// Used without an http.Client, so that no redirect is followed and no
@@ -81,9 +84,9 @@ func NewSender(dial DialFunc, opts Options) *Sender {
 			DialTLSContext:         d.secure,
 			ForceAttemptHTTP2:      true,
 			DisableCompression:     true, // a body is never unpacked: no decompression bomb
-			MaxIdleConns:           max(1024, opts.IdlePerHost),
+			MaxIdleConns:           maxIdle,
 			MaxIdleConnsPerHost:    opts.IdlePerHost,
-			IdleConnTimeout:        90 * time.Second,
+			IdleConnTimeout:        idleTimeout,
 			MaxResponseHeaderBytes: MaxAnswer, // informational answers included
 			HTTP2: &http.HTTP2Config{
 				// A dead connection would otherwise take every attempt to its
@@ -106,7 +109,10 @@ func orDefault[T comparable](v, def T) T {
 }
 
 // Close closes the connections that no attempt is using.
-func (s *Sender) Close() { s.transport.CloseIdleConnections() }
+func (s *Sender) Close() {
+	s.transport.CloseIdleConnections()
+	s.plain.closeIdle()
+}
 
 // Message is one callback on its way.
 type Message struct {
@@ -153,7 +159,7 @@ func (s *Sender) send(ctx context.Context, m Message) Answer {
 		// Nothing was sent and nothing can be: no host is to blame.
 		return Answer{Class: tandem.ClassDenied, Error: tidy(err.Error())}
 	}
-	res, err := s.transport.RoundTrip(r)
+	res, err := s.way(r).RoundTrip(r)
 	if err != nil {
 		if ctx.Err() != nil {
 			return Answer{Class: tandem.ClassTimeout, Error: "interrupted before the receiver answered", Interrupted: true}
@@ -172,6 +178,15 @@ func (s *Sender) send(ctx context.Context, m Message) Answer {
 		a.Body = readBody(res.Body)
 	}
 	return a
+}
+
+// way is how a message travels. TLS, which may turn out to be HTTP/2, and long
+// messages are for net/http's transport.
+func (s *Sender) way(r *http.Request) http.RoundTripper {
+	if r.URL.Scheme == "http" && r.ContentLength <= smallMessage {
+		return s.plain
+	}
+	return s.transport
 }
 
 // request builds the signed POST. Its errors do not quote the URL.

@@ -93,6 +93,25 @@ func (d *deliveries) push(req *tandem.Request) {
 	d.lookAt(h, now)
 }
 
+// begin takes up a callback that was just committed as owed, if an attempt may
+// be made now and nothing waits that would go before it: what else is owed to
+// its host, or any host whose turn it is. The caller makes the attempt.
+func (d *deliveries) begin(req *tandem.Request, steps engine.Steps) (owed debt, host string, ok bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	now := time.Now()
+	host = engine.HostOf(req.Callback.URL)
+	owed = debt{id: req.ID, at: d.monotonic(now, req.Callback.NextAt), req: req}
+	h := d.hosts[host]
+	othersWait := h != nil && (h.onDisk || len(h.debts) > 0) || len(d.agenda) > 0 && !d.agenda[0].at.After(now)
+	if othersWait || owed.at.After(now) || d.inFlight >= d.maxInFlight || !steps.Admit(host).OK {
+		return debt{}, "", false
+	}
+	h = d.host(host)
+	d.takeOff(h, owed)
+	return owed, host, true
+}
+
 // pushHost adds a host whose callbacks are on disk, to be looked at after a
 // while.
 func (d *deliveries) pushHost(name string, after time.Duration) {
@@ -114,8 +133,15 @@ func (d *deliveries) ended(owed debt, host string) {
 	if delete(h.flying, owed.id); h.inFlight == 0 {
 		h.flying = nil
 	}
-	d.lookAt(h, time.Now())
-	d.signal() // there may be a host that waits for room
+	switch {
+	case h.onDisk || len(h.debts) > 0:
+		d.lookAt(h, time.Now())
+	case h.inFlight == 0 && h.lookAt.IsZero():
+		delete(d.hosts, host)
+	}
+	if d.inFlight == d.maxInFlight-1 {
+		d.signal() // there may be a host that waits for room
+	}
 }
 
 func (d *deliveries) host(name string) *hostQueue {
@@ -221,17 +247,22 @@ func (d *deliveries) serve(ctx context.Context, h *hostQueue, now time.Time, ste
 		}
 		owed := h.debts[0]
 		h.debts = h.debts[1:]
-		if h.flying == nil {
-			h.flying = make(map[string]bool)
-		}
-		h.flying[owed.id] = true
-		h.inFlight++
-		d.inFlight++
+		d.takeOff(h, owed)
 		if owed.req != nil {
 			d.loaded--
 		}
 		deliver(owed, h.name)
 	}
+}
+
+// takeOff notes that an attempt to the host begins.
+func (d *deliveries) takeOff(h *hostQueue, owed debt) {
+	if h.flying == nil {
+		h.flying = make(map[string]bool)
+	}
+	h.flying[owed.id] = true
+	h.inFlight++
+	d.inFlight++
 }
 
 // page fills a host's queue from disk with what is most urgent, and drops what

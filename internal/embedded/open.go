@@ -48,7 +48,7 @@ func (o Options) withDefaults() (Options, error) {
 		faults = append(faults, fmt.Errorf("MaxAttempts must not be negative, is %d", o.MaxAttempts))
 	}
 	if o.Retain < 0 {
-		faults = append(faults, fmt.Errorf("Retain must not be negative, is %v", o.Retain))
+		faults = append(faults, fmt.Errorf("option Retain must not be negative, is %v", o.Retain))
 	}
 	if o.MaxPending == 0 {
 		o.MaxPending = 1_000_000

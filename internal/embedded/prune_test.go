@@ -152,6 +152,34 @@ func TestPruneDeletesWhatIsSettledAndOldAndNothingElse(t *testing.T) {
 	soundCounters(t, b)
 }
 
+func TestWhatIsOwedAgainBetweenTheLookAndTheDeleteStays(t *testing.T) {
+	t.Parallel()
+	b := openAt(t, filepath.Join(t.TempDir(), "requests.db"), Options{})
+	old := b.now().Add(-time.Hour)
+	req := kept(old)
+	req.Callback = tandem.Callback{URL: "http://example.com/hook", State: tandem.CallbackPending, MaxAttempts: 3}
+	if err := b.Accept(t.Context(), req); err != nil {
+		t.Fatal(err)
+	}
+	finishWork(t, b, req, old)
+	attempt(t, b, req, old, true)
+	due, _, _, err := b.settledBefore(t.Context(), tandem.Async, tandem.CallbackSent, b.now(), 0)
+	if err != nil || len(due) != 1 {
+		t.Fatalf("the look finds %v, %v", due, err)
+	}
+	req.Callback.NextAt, req.Callback.Since = b.now(), b.now()
+	if err := b.Redeliver(t.Context(), req); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := b.deleteSettled(t.Context(), due); n != 0 || err != nil {
+		t.Errorf("%d deleted, %v", n, err)
+	}
+	if _, err := b.Request(t.Context(), req.ID); err != nil {
+		t.Error(err)
+	}
+	soundCounters(t, b)
+}
+
 func TestPruneGoesThroughAsManyPagesAsThereAre(t *testing.T) {
 	t.Parallel()
 	b := openAt(t, filepath.Join(t.TempDir(), "requests.db"), Options{})

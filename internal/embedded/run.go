@@ -57,7 +57,7 @@ type runner struct {
 	backend  *Backend
 	steps    engine.Steps
 	stepCtx  context.Context // of the steps; it does not end with Run's
-	running  sync.WaitGroup  // the steps
+	running  crew            // the steps
 	suspects chan struct{}   // held by the one suspect that runs
 }
 
@@ -82,8 +82,11 @@ func (r *runner) work(ctx context.Context, lane string) {
 			continue
 		case req.Starts > 0:
 			r.running.Go(func() {
-				r.processSuspect(ctx, lane, req)
+				owes := r.processSuspect(ctx, lane, req)
 				<-room
+				if owes {
+					r.handOn(ctx, req)
+				}
 			})
 			continue
 		}
@@ -91,8 +94,11 @@ func (r *runner) work(ctx context.Context, lane string) {
 			return
 		}
 		r.running.Go(func() {
-			r.process(ctx, lane, req)
+			owes := r.process(ctx, lane, req)
 			<-room
+			if owes {
+				r.handOn(ctx, req)
+			}
 		})
 	}
 }
@@ -100,26 +106,23 @@ func (r *runner) work(ctx context.Context, lane string) {
 // processSuspect runs a request whose earlier start was interrupted, by a crash
 // that it may have caused. Suspects run one at a time: so the one that takes
 // the process down does not use up the starts of the others.
-func (r *runner) processSuspect(ctx context.Context, lane string, req *tandem.Request) {
+func (r *runner) processSuspect(ctx context.Context, lane string, req *tandem.Request) (owes bool) {
 	select {
 	case r.suspects <- struct{}{}:
 		defer func() { <-r.suspects }()
 	case <-ctx.Done():
-		return
+		return false
 	}
-	if r.steps.Reserve(ctx, lane) == nil {
-		r.process(ctx, lane, req)
-	}
+	return r.steps.Reserve(ctx, lane) == nil && r.process(ctx, lane, req)
 }
 
-// process runs the step of one request, and hands on the callback it owes.
-func (r *runner) process(ctx context.Context, lane string, req *tandem.Request) {
+// process runs the step of one request, and reports whether it owes a callback
+// now.
+func (r *runner) process(ctx context.Context, lane string, req *tandem.Request) (owes bool) {
 	err := r.steps.Process(r.stepCtx, req)
 	switch {
 	case err == nil:
-		if !req.Callback.NextAt.IsZero() {
-			r.backend.deliveries.push(req)
-		}
+		return !req.Callback.NextAt.IsZero()
 	case tandem.CodeOf(err) == tandem.CodeConflict:
 		// It was cancelled or has expired: nothing is left to do.
 	case req.Status == tandem.Pending && ctx.Err() == nil:
@@ -129,6 +132,19 @@ func (r *runner) process(ctx context.Context, lane string, req *tandem.Request) 
 	case ctx.Err() == nil:
 		r.backend.log.Error("a request could not be finished; a restart takes it up", "request_id", req.ID, "error", err)
 	}
+	return false
+}
+
+// handOn makes the first attempt at a callback that was just committed as owed,
+// without a detour, if it may be made now; else it queues the callback.
+func (r *runner) handOn(ctx context.Context, req *tandem.Request) {
+	if ctx.Err() == nil {
+		if owed, host, ok := r.backend.deliveries.begin(req, r.steps); ok {
+			r.attempt(owed, host)
+			return
+		}
+	}
+	r.backend.deliveries.push(req)
 }
 
 // expiryCheck is how often requests are looked for that have expired while they
@@ -162,25 +178,28 @@ func (r *runner) forgetKeys(ctx context.Context) {
 
 // deliver makes one attempt in the background.
 func (r *runner) deliver(owed debt, host string) {
-	r.running.Go(func() {
-		req := owed.req
-		if req == nil {
-			req = &tandem.Request{ID: owed.id}
+	r.running.Go(func() { r.attempt(owed, host) })
+}
+
+// attempt makes one attempt.
+func (r *runner) attempt(owed debt, host string) {
+	req := owed.req
+	if req == nil {
+		req = &tandem.Request{ID: owed.id}
+	}
+	err := r.steps.Deliver(r.stepCtx, host, req)
+	r.backend.deliveries.ended(owed, host)
+	switch {
+	case err == nil:
+		if !req.Callback.NextAt.IsZero() {
+			r.backend.deliveries.push(req)
 		}
-		err := r.steps.Deliver(r.stepCtx, host, req)
-		r.backend.deliveries.ended(owed, host)
-		switch {
-		case err == nil:
-			if !req.Callback.NextAt.IsZero() {
-				r.backend.deliveries.push(req)
-			}
-		case tandem.CodeOf(err) == tandem.CodeConflict:
-			// Someone else has delivered it, or given it up.
-		default:
-			r.backend.log.Warn("a delivery attempt was not recorded and will be repeated", "request_id", owed.id, "error", err)
-			r.backend.deliveries.pushHost(host, time.Second) // not at once: what failed will fail again
-		}
-	})
+	case tandem.CodeOf(err) == tandem.CodeConflict:
+		// Someone else has delivered it, or given it up.
+	default:
+		r.backend.log.Warn("a delivery attempt was not recorded and will be repeated", "request_id", owed.id, "error", err)
+		r.backend.deliveries.pushHost(host, time.Second) // not at once: what failed will fail again
+	}
 }
 
 // pause waits a moment, or until ctx ends.

@@ -365,6 +365,9 @@ func (m *model) Release(ctx context.Context, req *tandem.Request) error {
 		})
 }
 
+// Interrupt has nobody to ask: all that works on a model is in one process.
+func (m *model) Interrupt(context.Context, string, tandem.FailureCode) error { return nil }
+
 func (m *model) Redeliver(ctx context.Context, req *tandem.Request) error {
 	return m.change(ctx, req,
 		func(r *row) bool { return r.Status == req.Status && r.Callback.State == req.Callback.State },

@@ -84,7 +84,7 @@ const (
 func (w *world) choose(g *gate) verdict {
 	pick := func(all ...verdict) verdict { return all[w.rng.IntN(len(all))] }
 	switch {
-	case g.kind == atStore && w.rng.IntN(15) == 0:
+	case g.kind == atStore && w.rng.IntN(10) == 0:
 		return storageFails
 	case g.kind == atWork:
 		return pick(goOn, goOn, goOn, goOn, workFails, workPanics)

@@ -209,17 +209,17 @@ func (w *world) act() {
 		return
 	}
 	waiting := w.waiting()
-	switch n := w.rng.IntN(100); {
-	case n < 62 && len(waiting) > 0:
+	switch n := w.rng.IntN(200); {
+	case n < 126 && len(waiting) > 0:
 		g := waiting[w.rng.IntN(len(waiting))]
 		w.release(g, w.choose(g))
-	case n < 80:
+	case n < 162:
 		w.ask()
-	case n < 94:
+	case n < 191:
 		w.pass(w.someTime())
-	case n < 96:
+	case n < 195:
 		w.crash()
-	case n < 98:
+	case n < 197:
 		w.stop()
 	case w.store.late() && w.late == nil:
 		w.presumeDead()

@@ -171,7 +171,7 @@ func TestStatsHaveEveryFigure(t *testing.T) {
 	s := newService(t, Options{Version: "1.2.3"}, engine.Options{})
 	stats := get[map[string]map[string]any](s, "/stats")
 	figures := map[string]string{
-		"request_statistics": `total_requests sync_requests async_requests completed_requests failed_requests by_status success_rate
+		"request_statistics": `total_requests pruned_requests sync_requests async_requests completed_requests failed_requests by_status success_rate
 			sync_avg_processing_time_ms async_avg_processing_time_ms window_seconds processing_time_ms queue_time_ms throughput_per_second`,
 		"callback_service": "delivered failed pending delivery_rate lag_ms hosts",
 		"rate_limiting":    "enabled limit window_seconds allowed refused clients",

@@ -16,6 +16,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"tandem/internal/sock"
 	"tandem/internal/target"
 )
 
@@ -197,7 +198,7 @@ func (c *client) get() (*conn, time.Duration, error) {
 		if cn == nil {
 			break
 		}
-		if c.now()-cn.used < restless || alive(cn.Conn) {
+		if c.now()-cn.used < restless || sock.Quiet(cn.Conn) {
 			return cn, 0, nil
 		}
 		c.done(exchange{conn: cn, err: io.EOF})

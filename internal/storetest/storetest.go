@@ -160,6 +160,27 @@ func describe(req *tandem.Request) string {
 // countersMatchRows compares the counters with a walk over the whole history.
 func (s *suite) countersMatchRows(b engine.Backend) {
 	s.Helper()
+	if difference := s.compareCounters(b); difference != "" {
+		s.Errorf("the counters differ from the rows\n%s", difference)
+	}
+}
+
+// countersComeToMatchRows does so while writes may still be on their way, whose
+// callers have left.
+func (s *suite) countersComeToMatchRows(b engine.Backend) {
+	s.Helper()
+	var difference string
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); {
+		if difference = s.compareCounters(b); difference == "" {
+			return
+		}
+	}
+	s.Errorf("the counters differ from the rows for 10 s\n%s", difference)
+}
+
+// compareCounters says how the counters differ from the rows, "" if they do not.
+func (s *suite) compareCounters(b engine.Backend) string {
+	s.Helper()
 	type standing struct {
 		mode     tandem.Mode
 		status   tandem.Status
@@ -182,8 +203,9 @@ func (s *suite) countersMatchRows(b engine.Backend) {
 		}
 	}
 	if got, want := fmt.Sprint(counters), fmt.Sprint(rows); got != want {
-		s.Errorf("the counters differ from the rows\ncounters %s\n    rows %s", got, want)
+		return fmt.Sprintf("counters %s\n    rows %s", got, want)
 	}
+	return ""
 }
 
 // history walks all pages of a query.

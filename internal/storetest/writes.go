@@ -206,7 +206,7 @@ var writes = []rule{
 		if unknown == 0 {
 			s.Error("no caller left before its commit: the case has shown nothing")
 		}
-		s.countersMatchRows(b)
+		s.countersComeToMatchRows(b)
 	}},
 	{"errors are counted by category", func(s *suite) {
 		b := s.backend(Options{})

@@ -1,6 +1,7 @@
 //go:build unix
 
-package loadtest
+// Package sock looks at connections below net.
+package sock
 
 import (
 	"crypto/tls"
@@ -11,11 +12,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// alive looks, without waiting, whether the server has closed an idle
-// connection: then there is an end to read, or bytes that nobody asked for. So
-// a post is not sent into a connection that is gone, where it could not be told
-// whether it had been taken up.
-func alive(c net.Conn) bool {
+// Quiet reports, without waiting, that an idle connection is still open and
+// nothing has come on it. Otherwise the other side has closed it, or sent bytes
+// that nobody asked for: what is written into such a connection may be lost
+// unseen, and what is read from it answers nothing. Where the system cannot be
+// asked, Quiet reports true.
+func Quiet(c net.Conn) bool {
 	if secure, ok := c.(*tls.Conn); ok {
 		c = secure.NetConn()
 	}
