@@ -71,7 +71,7 @@ func server(t testing.TB) string {
 		if shared.url = os.Getenv(URLVariable); shared.url != "" {
 			return
 		}
-		shared.cluster, shared.err = Start(Options{Settings: []string{"fsync=off"}})
+		shared.cluster, shared.err = Start(Options{})
 		if shared.err == nil {
 			shared.url = shared.cluster.URL("postgres")
 		}
