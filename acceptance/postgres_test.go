@@ -260,3 +260,15 @@ func TestMigrateMakesTheSchemaAndLeavesTheServiceAlone(t *testing.T) {
 		t.Errorf("migrate of a file: exit code %d, %s", code, stderr)
 	}
 }
+
+func TestFilesOnlyCommandsRefuseAPostgres(t *testing.T) {
+	t.Parallel()
+	const url = "postgres://tandem:pass-word@127.0.0.1:1/tandem"
+	for _, args := range [][]string{{"backup", "copy.db"}, {"restore", "copy.db"}, {"doctor"}, {"doctor", "--repair"}} {
+		_, stderr, code := run(t, nil, append(args, "--database", url)...)
+		oneLine(t, stderr, code, "for SQLite files", "its own tools")
+		if strings.Contains(stderr, "pass-word") {
+			t.Errorf("%v shows the password: %s", args, stderr)
+		}
+	}
+}
