@@ -14,6 +14,7 @@ import (
 	"tandem/internal/embedded"
 	"tandem/internal/engine"
 	"tandem/internal/limit"
+	"tandem/internal/transfer"
 	"tandem/webhook"
 	"tandem/work"
 )
@@ -88,6 +89,20 @@ func HideDatabase(database string) string {
 // the schema. Processes that use the database go on meanwhile.
 func Migrate(ctx context.Context, database string, log *slog.Logger) error {
 	return distributed.Migrate(ctx, database, log)
+}
+
+// Transferred is what a Transfer has come to, and TransferProgress how far it has
+// come.
+type (
+	Transferred      = transfer.Result
+	TransferProgress = transfer.Progress
+)
+
+// Transfer moves all that is kept in a file, what is owed included, to an empty
+// Postgres; no service may have either open. After one that was cut off, the
+// next goes on from there. It ends with comparing both sides, row for row.
+func Transfer(ctx context.Context, file, database string, log *slog.Logger, progress func(TransferProgress)) (*Transferred, error) {
+	return transfer.Run(ctx, file, database, log, progress)
 }
 
 // ReadSecret returns the callback secret that is kept in a database, which a

@@ -21,20 +21,21 @@ import (
 // cli is the command line: one field a subcommand, each in a file of its own.
 // Every flag is also an environment variable, TANDEM_ and its name.
 type cli struct {
-	Serve   serveCmd   `cmd:"" help:"Run the service."`
-	Demo    demoCmd    `cmd:"" help:"Start a service, drive both patterns, and print the comparison."`
-	Load    loadCmd    `cmd:"" help:"Load a service with both patterns, and report."`
-	Compare compareCmd `cmd:"" help:"Compare the patterns in randomised blocks, with confidence intervals."`
-	Search  searchCmd  `cmd:"" help:"Search the rate that each pattern sustains under an objective."`
-	Report  reportCmd  `cmd:"" help:"Render result files anew."`
-	Check   checkCmd   `cmd:"" help:"Probe the defences of a running instance."`
-	Keys    keysCmd    `cmd:"" help:"The API keys of a service: create, list, rotate, revoke."`
-	Backup  backupCmd  `cmd:"" help:"Copy the database of a service, which may be running."`
-	Restore restoreCmd `cmd:"" help:"Put a backup in the place of the database of a service that is stopped."`
-	Doctor  doctorCmd  `cmd:"" help:"Check the database of a service, and repair its counters."`
-	Migrate migrateCmd `cmd:"" help:"Bring the schema of a Postgres up to date."`
-	Secret  secretCmd  `cmd:"" help:"The secret that callbacks are signed with."`
-	Version versionCmd `cmd:"" help:"Print the version."`
+	Serve    serveCmd    `cmd:"" help:"Run the service."`
+	Demo     demoCmd     `cmd:"" help:"Start a service, drive both patterns, and print the comparison."`
+	Load     loadCmd     `cmd:"" help:"Load a service with both patterns, and report."`
+	Compare  compareCmd  `cmd:"" help:"Compare the patterns in randomised blocks, with confidence intervals."`
+	Search   searchCmd   `cmd:"" help:"Search the rate that each pattern sustains under an objective."`
+	Report   reportCmd   `cmd:"" help:"Render result files anew."`
+	Check    checkCmd    `cmd:"" help:"Probe the defences of a running instance."`
+	Keys     keysCmd     `cmd:"" help:"The API keys of a service: create, list, rotate, revoke."`
+	Backup   backupCmd   `cmd:"" help:"Copy the database of a service, which may be running."`
+	Restore  restoreCmd  `cmd:"" help:"Put a backup in the place of the database of a service that is stopped."`
+	Doctor   doctorCmd   `cmd:"" help:"Check the database of a service, and repair its counters."`
+	Migrate  migrateCmd  `cmd:"" help:"Bring the schema of a Postgres up to date."`
+	Transfer transferCmd `cmd:"" help:"Move a service from its file to a Postgres, what it still owes included."`
+	Secret   secretCmd   `cmd:"" help:"The secret that callbacks are signed with."`
+	Version  versionCmd  `cmd:"" help:"Print the version."`
 }
 
 func main() {

@@ -155,6 +155,9 @@ func Open(ctx context.Context, database string, opts Options) (_ *Backend, err e
 	if err := migrate(ctx, b.pool, b.log); err != nil {
 		return nil, fmt.Errorf("prepare the database %s: %w", Hide(database), err)
 	}
+	if err := b.checkMoved(ctx); err != nil {
+		return nil, err
+	}
 	if err := b.checkDurable(ctx); err != nil {
 		return nil, err
 	}
