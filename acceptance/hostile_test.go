@@ -246,7 +246,7 @@ func TestHostileReceiversHarmOnlyThemselves(t *testing.T) {
 		t.Error("p99 of healthy hosts is over twice that without the hostile ones")
 	}
 	after, _, _ := s.resident(t)
-	if t.Logf("resident memory: %.0f MB before, %.0f MB after", before, after); measured && !racing() && after > before+64 {
+	if t.Logf("resident memory: %.0f MB before, %.0f MB after", before, after); measured && !raced && after > before+64 {
 		t.Errorf("memory grew by %.0f MB", after-before)
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -33,16 +32,12 @@ func (p *process) resident(t *testing.T) (now, most float64, ok bool) {
 	return now, most, true
 }
 
-// racing says that the program is built to find races: then it takes many times
-// the memory.
-func racing() bool { return slices.Contains(buildFlags, "-race") }
-
 // staysUnder wants the process never to have taken so much memory, where that
 // can be told.
 func (p *process) staysUnder(t *testing.T, megabytes float64) {
 	t.Helper()
 	_, most, ok := p.resident(t)
-	if !ok || racing() {
+	if !ok || raced {
 		return
 	}
 	t.Logf("resident memory: %.0f MB at most", most)

@@ -198,14 +198,14 @@ func (w *world) start() {
 		w.t.Fatal(err)
 	}
 	p.sender = callback.NewSender(w.dial, callback.Options{})
-	jitter := rand.New(rand.NewPCG(w.seed, uint64(p.n)))
+	jitter := &jitter{rng: rand.New(rand.NewPCG(w.seed, uint64(p.n)))}
 	p.engine, err = engine.New(gated{backend, p}, registry, guard, p.sender,
 		func(string) []webhook.Secret { return []webhook.Secret{simSecret} },
 		engine.Options{
 			Workers: 1, IOConcurrency: 2, PerHost: 2, WorkTimeout: 5 * time.Second,
 			Policy:  callback.Policy{Attempts: simAttempts, Base: time.Second, Factor: 2, Cap: time.Minute, MaxAge: simMaxAge},
 			Metrics: p.metrics,
-			Jitter:  jitter.Float64,
+			Jitter:  jitter.next,
 		})
 	if err != nil {
 		w.t.Fatal(err)
@@ -582,4 +582,16 @@ func (w *world) receive(conn net.Conn, host string) {
 			return
 		}
 	}
+}
+
+// jitter gives the same numbers for the same seed, to many goroutines.
+type jitter struct {
+	mu  sync.Mutex
+	rng *rand.Rand
+}
+
+func (j *jitter) next() float64 {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.rng.Float64()
 }

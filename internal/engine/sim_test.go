@@ -93,10 +93,14 @@ func TestASeedGivesTheSameWorldEachTime(t *testing.T) {
 		}
 	}
 	// Not all: a select of the engine that finds two ways open takes either.
-	if t.Logf("%d of %d", same, seeds); same < seeds/2 {
+	// And not where races are looked for: that stirs the order on purpose.
+	if t.Logf("%d of %d", same, seeds); same < seeds/2 && !raced {
 		t.Errorf("%d of %d seeds gave the same trace twice", same, seeds)
 	}
 }
+
+// raced says that the tests look for races.
+var raced bool
 
 // essential is what must have happened in some world, so that its absence of
 // faults means something.
