@@ -29,6 +29,7 @@ type scenario struct {
 var scenarios = []scenario{
 	{"accept", "durable accepts against a bare handler, 256 connections", measureAccept},
 	{"async", "the whole async path against a bare handler, 64 connections", measureAsync},
+	{"postgres", "one, two and three processes on one Postgres against a bare handler", measurePostgres},
 	{"saturated", "acceptance while all workers are busy, against an idle service", measureSaturated},
 	{"sync", "the sync path against a bare handler that runs the same work", measureSync},
 	{"overload", "ten times the capacity, both patterns, against the peak", measureOverload},

@@ -13,10 +13,36 @@ import (
 // deliver is a deliver job: it makes the attempt that is due, and says when the
 // next one is. The row knows, whatever became of the job before: so it is read
 // first.
-func (r *runner) deliver(ctx context.Context, id string) error {
+//
+// The job belongs to this process for a lease from when Postgres gave it away,
+// which is begun: its answer may have taken long to get here. Then it is another
+// process's, whose attempt may be under way; nothing is sent from here, and the
+// job, which River would let both of them move, is not made due before that one's
+// lease has ended, too.
+func (r *runner) deliver(ctx context.Context, id string, begun time.Time) error {
 	r.running.Add(1)
 	defer r.running.Done()
-	begun := time.Now()
+	if _, other := r.delivering.LoadOrStore(id, true); other {
+		// Another job of the same request, such as one that ended and could not
+		// say so, is at it: two attempts at once would be one too many.
+		return river.JobSnooze(r.b.lease())
+	}
+	defer r.delivering.Delete(id)
+	err := r.attempt(ctx, id, begun)
+	if r.over(begun) {
+		r.b.log.Warn("a callback's job was here past its lease and is left to other processes", "request_id", id)
+		return river.JobSnooze(r.b.lease())
+	}
+	return err
+}
+
+// over reports whether the lease of a job has ended.
+func (r *runner) over(begun time.Time) bool { return time.Since(begun) >= r.b.lease() }
+
+// attempt makes the attempt that is due, if the lease lasts until it begins.
+func (r *runner) attempt(ctx context.Context, id string, begun time.Time) error {
+	ctx, cancel := context.WithDeadline(ctx, begun.Add(r.b.lease()))
+	defer cancel()
 	found, err := r.b.rows.read(ctx, id)
 	req := &found.Request
 	switch {
@@ -56,9 +82,9 @@ const longestWait = 24 * time.Hour
 // free; the others go back. Once the lease of the job has ended it is another
 // process's, and nothing is sent from here.
 func (r *runner) admit(ctx context.Context, host string, begun time.Time) (putOff error) {
-	for deadline := begun.Add(patience); ; {
+	for deadline := time.Now().Add(patience); ; {
 		seen := r.places.freed(host)
-		if time.Since(begun) >= r.b.lease() || r.ctx.Err() != nil {
+		if r.over(begun) || r.ctx.Err() != nil {
 			return river.JobSnooze(0)
 		}
 		admission, err := r.b.breakers.admit(ctx, r.steps, host)

@@ -92,7 +92,11 @@ type deliverWorker struct {
 }
 
 func (w *deliverWorker) Work(ctx context.Context, job *river.Job[deliverArgs]) error {
-	return w.r.deliver(ctx, job.Args.ID)
+	begun := time.Now()
+	if job.AttemptedAt != nil {
+		begun = begun.Add(-max(0, time.Since(*job.AttemptedAt)))
+	}
+	return w.r.deliver(ctx, job.Args.ID, begun)
 }
 
 // NextRetry is for a job whose process has died: at once.
