@@ -37,13 +37,17 @@ var (
 // the same order whenever a seed is run.
 func TestSimulation(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	worlds := *simWorlds
+	if raced { // which takes ten times as long
+		worlds = max(1, worlds/8)
+	}
 	for _, c := range []struct {
 		name   string
 		worlds int
 		store  func(t *testing.T) simStore
 	}{
-		{"model", *simWorlds, func(*testing.T) simStore { return &modelStore{} }},
-		{"embedded", max(1, *simWorlds/50), func(t *testing.T) simStore { return &fileStore{dir: t.TempDir()} }},
+		{"model", worlds, func(*testing.T) simStore { return &modelStore{} }},
+		{"embedded", max(1, worlds/50), func(t *testing.T) simStore { return &fileStore{dir: t.TempDir()} }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			first, last := uint64(1), uint64(c.worlds)
