@@ -1,0 +1,239 @@
+package distributed
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"tandem"
+	"tandem/internal/engine"
+)
+
+// insert makes new requests, and the jobs to process those that wait. Those that
+// come with an Idempotency-Key that another request holds are not made.
+func (t *transaction) insert(ctx context.Context, writes []*write) error {
+	var free int64 // of room for requests that wait
+	for _, wr := range writes {
+		if wr.req.Status == tandem.Pending {
+			free++
+		}
+	}
+	if free > 0 {
+		var err error
+		if free, err = t.w.room.take(ctx, t.tx, free); err != nil {
+			return err
+		}
+		t.room = free
+	}
+	if err := t.claim(ctx, writes, &free); err != nil {
+		return err
+	}
+	var admitted []*write
+	for _, wr := range writes {
+		switch {
+		case wr.answer != nil || wr.holder != "":
+		case wr.key == nil && wr.req.Status == tandem.Pending && free <= 0:
+			wr.answer = errFull
+		default:
+			if wr.key == nil && wr.req.Status == tandem.Pending {
+				free--
+			}
+			admitted = append(admitted, wr)
+		}
+	}
+	if len(admitted) == 0 {
+		return nil
+	}
+	if err := t.insertRows(ctx, admitted); err != nil {
+		return err
+	}
+	for _, wr := range admitted {
+		if !wr.made {
+			continue // a note whose request has its outcome
+		}
+		t.count(&wr.req, wr.req.Status, wr.req.Callback.State, +1)
+		if wr.req.Mode == tandem.Async && wr.req.Status == tandem.Pending {
+			t.jobs = append(t.jobs, processJob(&wr.req))
+		}
+	}
+	return nil
+}
+
+var errFull = &tandem.Error{Code: tandem.CodeBusy, Message: "the backlog is full", RetryAfter: 5 * time.Second}
+
+// claim takes the keys of those writes that have one. They go in order, so that
+// no two processes wait for each other's keys. One that there is no room for
+// takes no key, but is told who holds it.
+func (t *transaction) claim(ctx context.Context, writes []*write, free *int64) error {
+	var keyed, held []*write
+	for _, wr := range writes {
+		switch {
+		case wr.key == nil:
+		case wr.req.Status == tandem.Pending && *free == 0:
+			held = append(held, wr)
+		default:
+			if wr.req.Status == tandem.Pending {
+				*free--
+			}
+			keyed = append(keyed, wr)
+		}
+	}
+	if len(keyed) == 0 {
+		return t.findHolders(ctx, held)
+	}
+	slices.SortFunc(keyed, func(a, b *write) int {
+		return cmp.Or(strings.Compare(a.req.Owner, b.req.Owner), strings.Compare(a.key.Key, b.key.Key))
+	})
+	rows, err := t.tx.Query(ctx, `
+		INSERT INTO idempotency_keys AS k (owner, key, fingerprint, request_id, created_at)
+		SELECT * FROM unnest($1::text[], $2::text[], $3::bytea[], $4::text[], $5::bigint[])
+		ON CONFLICT (owner, key) DO UPDATE SET fingerprint = excluded.fingerprint,
+			request_id = excluded.request_id, created_at = excluded.created_at
+		WHERE k.created_at < $6
+		RETURNING request_id`,
+		column(keyed, func(wr *write) string { return wr.req.Owner }),
+		column(keyed, func(wr *write) string { return wr.key.Key }),
+		column(keyed, func(wr *write) []byte { return wr.key.Fingerprint[:] }), ids(keyed),
+		column(keyed, func(wr *write) int64 { return wr.req.CreatedAt.UnixMicro() }),
+		t.w.now().Add(-engine.IdempotencyKept).UnixMicro())
+	if err != nil {
+		return fmt.Errorf("claim idempotency keys: %w", err)
+	}
+	taken, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return fmt.Errorf("claim idempotency keys: %w", err)
+	}
+	got := make(map[string]bool, len(taken))
+	for _, id := range taken {
+		got[id] = true
+	}
+	for _, wr := range keyed {
+		if got[wr.req.ID] {
+			continue
+		}
+		held = append(held, wr)
+		if wr.req.Status == tandem.Pending {
+			*free++
+		}
+	}
+	return t.findHolders(ctx, held)
+}
+
+// findHolders answers those writes whose key could not be taken.
+func (t *transaction) findHolders(ctx context.Context, writes []*write) error {
+	for _, wr := range writes {
+		id, fingerprint, err := holderOf(ctx, t.tx, wr.req.Owner, wr.key.Key, t.w.now())
+		switch {
+		case err != nil:
+			return err
+		case id == "":
+			wr.answer = errFull
+		case !bytes.Equal(fingerprint, wr.key.Fingerprint[:]):
+			wr.answer = engine.ErrKeyReused
+		default:
+			wr.holder = id
+		}
+	}
+	return nil
+}
+
+func (t *transaction) insertRows(ctx context.Context, writes []*write) error {
+	text := func(of func(*tandem.Request) string) []string {
+		return column(writes, func(wr *write) string { return of(&wr.req) })
+	}
+	optional := func(of func(*tandem.Request) string) []*string {
+		return column(writes, func(wr *write) *string {
+			if s := of(&wr.req); s != "" {
+				return &s
+			}
+			return nil
+		})
+	}
+	number := func(of func(*tandem.Request) int) []int {
+		return column(writes, func(wr *write) int { return of(&wr.req) })
+	}
+	at := func(of func(*tandem.Request) time.Time) []*int64 {
+		return column(writes, func(wr *write) *int64 { return micros(of(&wr.req)) })
+	}
+	rows, err := t.tx.Query(ctx, `
+		INSERT INTO requests (id, owner, mode, status, lane, workload, complexity, data,
+			callback_url, callback_host, callback_state, max_attempts, callback_options,
+			created_at, started_at, worked_at, not_before, expires_at, starts, epoch, waited,
+			result, failure_code, failure_message, failure_upstream, started_by)
+		SELECT u.*, $26 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::int[], $8::bytea[],
+			$9::text[], $10::text[], $11::text[], $12::int[], $13::text[],
+			$14::bigint[], $15::bigint[], $16::bigint[], $17::bigint[], $18::bigint[], $19::int[], $20::int[], $21::boolean[],
+			$22::bytea[], $23::text[], $24::text[], $25::int[]) AS u
+		ON CONFLICT (id) DO NOTHING
+		RETURNING id, seq`,
+		ids(writes),
+		text(func(r *tandem.Request) string { return r.Owner }),
+		text(func(r *tandem.Request) string { return string(r.Mode) }),
+		text(func(r *tandem.Request) string { return string(r.Status) }),
+		text(func(r *tandem.Request) string { return r.Lane }),
+		text(func(r *tandem.Request) string { return r.Workload }),
+		number(func(r *tandem.Request) int { return r.Complexity }),
+		column(writes, func(wr *write) []byte { return wr.req.Data }),
+		optional(func(r *tandem.Request) string { return r.Callback.URL }),
+		optional(func(r *tandem.Request) string {
+			if r.Callback.URL == "" {
+				return ""
+			}
+			return engine.HostOf(r.Callback.URL)
+		}),
+		text(func(r *tandem.Request) string { return string(r.Callback.State) }),
+		number(func(r *tandem.Request) int { return r.Callback.MaxAttempts }),
+		optional(func(r *tandem.Request) string { return optionsOf(&r.Callback) }),
+		at(func(r *tandem.Request) time.Time { return r.CreatedAt }),
+		at(func(r *tandem.Request) time.Time { return r.StartedAt }),
+		at(func(r *tandem.Request) time.Time { return r.WorkedAt }),
+		at(func(r *tandem.Request) time.Time { return r.NotBefore }),
+		at(func(r *tandem.Request) time.Time { return r.ExpiresAt }),
+		number(func(r *tandem.Request) int { return r.Starts }),
+		number(func(r *tandem.Request) int { return r.Epoch }),
+		column(writes, func(wr *write) bool { return wr.req.Waited }),
+		column(writes, func(wr *write) []byte { return wr.req.Result }),
+		column(writes, failureCode), column(writes, failureMessage), column(writes, failureUpstream), t.w.name)
+	if err != nil {
+		return fmt.Errorf("insert requests: %w", err)
+	}
+	byID := make(map[string]*write, len(writes))
+	for _, wr := range writes {
+		byID[wr.req.ID] = wr
+	}
+	var id string
+	var seq int64
+	_, err = pgx.ForEachRow(rows, []any{&id, &seq}, func() error {
+		byID[id].made, byID[id].seq = true, seq
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("insert requests: %w", err)
+	}
+	return nil
+}
+
+// callbackOptions is the form of the column callback_options.
+type callbackOptions struct {
+	TimeoutMS int64             `json:"timeout_ms,omitempty"`
+	Header    map[string]string `json:"header,omitempty"`
+}
+
+// optionsOf returns the column of a callback, "" for NULL.
+func optionsOf(cb *tandem.Callback) string {
+	if cb.Timeout == 0 && len(cb.Header) == 0 {
+		return ""
+	}
+	text, err := json.Marshal(callbackOptions{cb.Timeout.Milliseconds(), cb.Header})
+	if err != nil {
+		panic(err) // unreachable: a number and strings
+	}
+	return string(text)
+}

@@ -1,0 +1,96 @@
+package distributed
+
+import (
+	"context"
+	"fmt"
+
+	"tandem"
+)
+
+// settle records delivery attempts. Of a callback that is delivered anew, the
+// status before is one of those that its outcome has; the counters must know
+// which.
+func (t *transaction) settle(ctx context.Context, writes []*write) error {
+	before := make(map[*write]tandem.Status, len(writes))
+	guess := func(writes []*write, of func(*tandem.Request) tandem.Status) error {
+		if len(writes) == 0 {
+			return nil
+		}
+		for _, wr := range writes {
+			before[wr] = of(&wr.req)
+		}
+		return t.query(ctx, "record attempts", writes, settleQuery, ids(writes),
+			column(writes, func(wr *write) string { return string(before[wr]) }),
+			column(writes, func(wr *write) int { return wr.attempt.Number - 1 }),
+			column(writes, func(wr *write) string { return string(wr.req.Status) }),
+			column(writes, func(wr *write) string { return string(wr.req.Callback.State) }),
+			column(writes, func(wr *write) int { return wr.req.Callback.Attempts }),
+			column(writes, func(wr *write) *int64 { return micros(wr.req.Callback.NextAt) }),
+			column(writes, func(wr *write) int { return wr.req.Callback.LastStatus }),
+			column(writes, func(wr *write) string { return clean(wr.req.Callback.LastError) }))
+	}
+	err := guess(writes, func(req *tandem.Request) tandem.Status {
+		switch {
+		case req.Failure != nil:
+			return tandem.Failed
+		case req.Callback.Since.IsZero():
+			return tandem.Completed
+		default:
+			return req.Status
+		}
+	})
+	if err != nil {
+		return err
+	}
+	var anew []*write
+	for _, wr := range left(writes) {
+		if !wr.req.Callback.Since.IsZero() && wr.req.Status == tandem.CallbackSent {
+			anew = append(anew, wr)
+		}
+	}
+	if err := guess(anew, func(*tandem.Request) tandem.Status { return tandem.CallbackFailed }); err != nil {
+		return err
+	}
+	var made []*write
+	for _, wr := range writes {
+		if !wr.made {
+			continue
+		}
+		made = append(made, wr)
+		t.count(&wr.req, before[wr], tandem.CallbackPending, -1)
+		t.count(&wr.req, wr.req.Status, wr.req.Callback.State, +1)
+		if wr.attempt.Class != tandem.ClassNone {
+			t.countError(&wr.req, "callback", string(wr.attempt.Class))
+		}
+	}
+	return t.insertAttempts(ctx, made)
+}
+
+const settleQuery = `
+	UPDATE requests r SET status = u.status, callback_state = u.state, attempts = u.attempts,
+		next_attempt_at = u.next, last_status = u.last_status, last_error = u.last_error
+	FROM unnest($1::text[], $2::text[], $3::int[], $4::text[], $5::text[], $6::int[], $7::bigint[], $8::int[], $9::text[])
+		WITH ORDINALITY AS u(id, before, made, status, state, attempts, next, last_status, last_error, n)
+	WHERE r.id = u.id AND r.status = u.before AND r.callback_state = 'pending' AND r.attempts = u.made
+	RETURNING u.n, r.callback_state`
+
+func (t *transaction) insertAttempts(ctx context.Context, writes []*write) error {
+	if len(writes) == 0 {
+		return nil
+	}
+	_, err := t.tx.Exec(ctx, `
+		INSERT INTO attempts (request_id, number, at, duration_us, status, class, error, answer)
+		SELECT * FROM unnest($1::text[], $2::int[], $3::bigint[], $4::bigint[], $5::int[], $6::text[], $7::text[], $8::bytea[])`,
+		ids(writes),
+		column(writes, func(wr *write) int { return wr.attempt.Number }),
+		column(writes, func(wr *write) int64 { return wr.attempt.At.UnixMicro() }),
+		column(writes, func(wr *write) int64 { return wr.attempt.Duration.Microseconds() }),
+		column(writes, func(wr *write) int { return wr.attempt.Status }),
+		column(writes, func(wr *write) string { return string(wr.attempt.Class) }),
+		column(writes, func(wr *write) string { return clean(wr.attempt.Error) }),
+		column(writes, func(wr *write) []byte { return wr.attempt.Answer }))
+	if err != nil {
+		return fmt.Errorf("insert attempts: %w", err)
+	}
+	return nil
+}
