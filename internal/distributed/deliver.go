@@ -20,8 +20,8 @@ import (
 // job, which River would let both of them move, is not made due before that one's
 // lease has ended, too.
 func (r *runner) deliver(ctx context.Context, id string, begun time.Time) error {
-	r.running.Add(1)
-	defer r.running.Done()
+	r.running.begin()
+	defer r.running.end()
 	if _, other := r.delivering.LoadOrStore(id, true); other {
 		// Another job of the same request, such as one that ended and could not
 		// say so, is at it: two attempts at once would be one too many.

@@ -70,7 +70,7 @@ type runner struct {
 	steps    engine.Steps
 	ctx      context.Context // Run's
 	stepCtx  context.Context // of the steps; it does not end with Run's
-	running  sync.WaitGroup  // the jobs
+	running  atWork          // the jobs
 	suspects chan struct{}   // held by the one suspect that runs
 	places   *places
 
@@ -105,7 +105,7 @@ func (r *runner) stop(client *riverClient) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
 	go func() {
-		r.running.Wait()
+		r.running.wait()
 		pause(ctx, stopGrace)
 		cancel(errors.New("the database does not answer"))
 	}()
@@ -117,8 +117,8 @@ func (r *runner) stop(client *riverClient) {
 // process is a process job: it runs the step if it is due, and says when to look
 // again if it is not.
 func (r *runner) process(ctx context.Context, id string) error {
-	r.running.Add(1)
-	defer r.running.Done()
+	r.running.begin()
+	defer r.running.end()
 	for {
 		found, err := r.b.rows.read(ctx, id)
 		req := &found.Request
@@ -259,3 +259,41 @@ const forgetRatesQuery = `DELETE FROM rate_limits WHERE till < (extract(epoch FR
 
 const forgetKeysQuery = `DELETE FROM idempotency_keys WHERE (owner, key) IN (
 	SELECT owner, key FROM idempotency_keys WHERE created_at < $1 ORDER BY created_at LIMIT 1000)`
+
+// atWork counts the jobs that run. Unlike a sync.WaitGroup it can be waited for
+// while River begins another: one that it had fetched already.
+type atWork struct {
+	mu   sync.Mutex
+	n    int
+	idle chan struct{} // closed when n comes to 0; nil while nobody waits
+}
+
+func (a *atWork) begin() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.n++
+}
+
+func (a *atWork) end() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.n--; a.n == 0 && a.idle != nil {
+		close(a.idle)
+		a.idle = nil
+	}
+}
+
+// wait returns once none runs.
+func (a *atWork) wait() {
+	a.mu.Lock()
+	if a.n == 0 {
+		a.mu.Unlock()
+		return
+	}
+	if a.idle == nil {
+		a.idle = make(chan struct{})
+	}
+	idle := a.idle
+	a.mu.Unlock()
+	<-idle
+}
