@@ -66,6 +66,7 @@ func TestAFullDiskRefusesAcceptsAndRecoversByItself(t *testing.T) {
 	}
 	eventually(t, "accepts go on", func() bool { return post().status == http.StatusAccepted })
 	eventually(t, "it is ready", func() bool { return s.get("/readyz").status == http.StatusOK })
+	eventually(t, "the outcome of the sync request is on record too", func() bool { return len(s.history("&mode=sync&status=completed")) == 1 })
 	var rows []record
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		rows = s.history("")
