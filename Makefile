@@ -48,7 +48,7 @@ soak:
 
 # The same, with the program built to look for data races.
 soak-race:
-	go test -race -timeout 20m ./...eptance -run '^TestSoak$$' -count=1 -v -timeout 0 -soak.duration $(SOAK)
+	go test -race ./acceptance -run '^TestSoak$$' -count=1 -v -timeout 0 -soak.duration $(SOAK)
 
 build:
 	CGO_ENABLED=0 go build -trimpath -o bin/tandem ./cmd/tandem

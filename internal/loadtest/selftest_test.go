@@ -137,7 +137,7 @@ func TestARealDifferenceIsFound(t *testing.T) {
 	f := newFaulty(t)
 	f.answer = func(mode string, _ int, _ http.ResponseWriter) bool {
 		if mode == "sync" {
-			time.Sleep(3 * time.Millisecond)
+			time.Sleep(40 * time.Millisecond) // far above what a busy machine adds
 		}
 		return false
 	}
