@@ -12,6 +12,8 @@ import (
 // at no other time: River UI's counting in the background is not started, and
 // states of more than 10,000 jobs are estimated.
 //
+// They are River UI, under the MPL-2.0; the module has its source.
+//
 // They can do all to a job that River can. No request is lost by that, see
 // restore; but it is for whoever serves them to decide who may.
 func (b *Backend) Pages(prefix string) (http.Handler, error) {
