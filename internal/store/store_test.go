@@ -14,8 +14,10 @@ import (
 func TestANoteIsEitherTakenOrDropped(t *testing.T) {
 	var notes store.Notes
 	taken := notes.Add("req_taken")
-	if !taken.Take() || !taken.Take() {
-		t.Error("a note that waits is not to be written, or not when its transaction is tried again")
+	for range 2 { // its transaction may be tried again
+		if !taken.Take() {
+			t.Error("a note that waits is not to be written")
+		}
 	}
 	if notes.Drop("req_taken") {
 		t.Error("a note that was taken was dropped")
