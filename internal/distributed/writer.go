@@ -36,6 +36,7 @@ type writer struct {
 	queue  chan *write
 	log    *slog.Logger
 	now    func() time.Time
+	lasts  func(*tandem.Request) time.Duration // a claim to its attempt
 	room   room
 
 	batchSize    prometheus.Histogram
@@ -74,6 +75,8 @@ const (
 	failing
 	releasing
 	redelivering
+	claiming
+	yielding
 	settling
 	interrupting
 	touching
@@ -103,6 +106,7 @@ func newWriter(b *Backend) (*writer, error) {
 		queue:  make(chan *write, 4*maxBatch),
 		log:    b.log,
 		now:    b.now,
+		lasts:  b.claimFor,
 		room:   room{most: b.opts.MaxPending},
 		batchSize: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "tandem_commit_batch_size", Help: "Writes that shared one commit.",
