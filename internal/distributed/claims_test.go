@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -101,11 +102,12 @@ func TestJobsOfOneRequestInTwoProcessesMakeOneAttempt(t *testing.T) {
 	database := postgrestest.Database(t)
 	db := openSQL(t, database)
 	var posts atomic.Int32
-	release := make(chan struct{})
+	released := make(chan struct{})
+	release := sync.OnceFunc(func() { close(released) })
 	receiver := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		posts.Add(1)
 		select {
-		case <-release:
+		case <-released:
 		case <-r.Context().Done():
 		}
 	}))
@@ -115,6 +117,7 @@ func TestJobsOfOneRequestInTwoProcessesMakeOneAttempt(t *testing.T) {
 
 	worker(t, database)
 	worker(t, database)
+	t.Cleanup(release)
 	const jobsThatRan = `SELECT count(DISTINCT attempted_by[1]) FROM river_job WHERE kind = 'deliver' AND attempted_by IS NOT NULL`
 	eventually(t, "both processes have had a job of the request", func() bool {
 		if _, err := db.Exec(`INSERT INTO river_job (args, kind, queue, max_attempts)
@@ -127,7 +130,7 @@ func TestJobsOfOneRequestInTwoProcessesMakeOneAttempt(t *testing.T) {
 		return count(t, db, `SELECT count(*) FROM river_job WHERE kind = 'deliver'
 			AND (state = 'running' OR state = 'available' AND scheduled_at <= now())`) == 1
 	})
-	close(release)
+	release()
 	eventually(t, "the callback is sent", func() bool {
 		row, err := api.Request(t.Context(), req.ID)
 		return err == nil && row.Callback.State == tandem.CallbackDelivered
