@@ -32,7 +32,7 @@ func (t *transaction) insert(ctx context.Context, writes []*write) error {
 		}
 		t.room = free
 	}
-	if err := t.claim(ctx, writes, &free); err != nil {
+	if err := t.claimKeys(ctx, writes, &free); err != nil {
 		return err
 	}
 	var admitted []*write
@@ -66,10 +66,10 @@ func (t *transaction) insert(ctx context.Context, writes []*write) error {
 	return nil
 }
 
-// claim takes the keys of those writes that have one. They go in order, so that
+// claimKeys takes the keys of those writes that have one. They go in order, so that
 // no two processes wait for each other's keys. One that there is no room for
 // takes no key, but is told who holds it.
-func (t *transaction) claim(ctx context.Context, writes []*write, free *int64) error {
+func (t *transaction) claimKeys(ctx context.Context, writes []*write, free *int64) error {
 	var keyed, held []*write
 	for _, wr := range writes {
 		switch {

@@ -42,7 +42,7 @@ func (t *transaction) run(ctx context.Context, batch []*write) error {
 	}
 	steps := [lastKind + 1]func(context.Context, []*write) error{
 		inserting: t.insert, starting: t.start, requeuing: t.requeue, finishing: t.finish, failing: t.fail,
-		releasing: t.release, redelivering: t.redeliver, settling: t.settle, interrupting: t.interrupt, touching: t.touch,
+		releasing: t.release, redelivering: t.redeliver, claiming: t.claim, yielding: t.yield, settling: t.settle, interrupting: t.interrupt, touching: t.touch,
 	}
 	for kind, writes := range byKind {
 		if len(writes) == 0 {

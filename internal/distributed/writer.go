@@ -30,6 +30,7 @@ type writer struct {
 	insert *riverClient
 	name   string
 	now    func() time.Time
+	lasts  func(*tandem.Request) time.Duration // a claim to its attempt
 	room   room
 }
 
@@ -61,6 +62,8 @@ const (
 	failing
 	releasing
 	redelivering
+	claiming
+	yielding
 	settling
 	interrupting
 	touching
@@ -79,7 +82,7 @@ func newWriter(b *Backend) (*writer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &writer{Queue: queue, pool: b.pool, insert: b.insert, name: b.name, now: b.now, room: room{most: b.opts.MaxPending}}, nil
+	return &writer{Queue: queue, pool: b.pool, insert: b.insert, name: b.name, now: b.now, lasts: b.claimFor, room: room{most: b.opts.MaxPending}}, nil
 }
 
 // run commits batches until the queue is closed and empty.
