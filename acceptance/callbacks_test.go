@@ -10,8 +10,10 @@ import (
 )
 
 func TestARetrySurvivesARestartAndComesNoSoonerThanItIsDue(t *testing.T) {
-	t.Parallel()
-	file := newFile(t)
+	onEach(t, aRetrySurvivesARestartAndComesNoSoonerThanItIsDue)
+}
+
+func aRetrySurvivesARestartAndComesNoSoonerThanItIsDue(t *testing.T, file string) {
 	rcv := receive(t, func(w http.ResponseWriter, _ *http.Request, d delivery) {
 		if d.n == 1 {
 			w.Header().Set("Retry-After", "2")
@@ -104,9 +106,12 @@ func aCallbackIsGivenUpVisibly(t *testing.T, database string) {
 }
 
 func TestFailedWorkStillReportsItsFailure(t *testing.T) {
-	t.Parallel()
+	onEach(t, failedWorkStillReportsItsFailure)
+}
+
+func failedWorkStillReportsItsFailure(t *testing.T, database string) {
 	rcv := receive(t, nil)
-	s := serve(t, "--database", newFile(t), "--upstream", "broken="+failing(t, http.StatusServiceUnavailable))
+	s := serve(t, "--database", database, "--upstream", "broken="+failing(t, http.StatusServiceUnavailable))
 	id := s.async(submission{Workload: "http", Data: map[string]any{"upstream": "broken"}, CallbackURL: rcv.url})
 	d := rcv.next()
 	d.verify(t, secret)
@@ -218,10 +223,13 @@ func aDeadHostDelaysNobodyElse(t *testing.T, database string) {
 }
 
 func TestSeveralSecretsSignEachCallback(t *testing.T) {
-	t.Parallel()
+	onEach(t, severalSecretsSignEachCallback)
+}
+
+func severalSecretsSignEachCallback(t *testing.T, database string) {
 	rcv := receive(t, nil)
 	old, young := webhook.NewSecret(), webhook.NewSecret()
-	s := serveIn(t, t.TempDir(), []string{"TANDEM_CALLBACK_SECRET=" + young.Reveal() + "," + old.Reveal()})
+	s := serveIn(t, t.TempDir(), []string{"TANDEM_CALLBACK_SECRET=" + young.Reveal() + "," + old.Reveal()}, "--database", database)
 	s.async(submission{Workload: "wait", Data: data, CallbackURL: rcv.url})
 	d := rcv.next()
 	d.verify(t, young)
@@ -235,8 +243,11 @@ func TestSeveralSecretsSignEachCallback(t *testing.T) {
 }
 
 func TestTheTestCallbackShowsWhatItReceivesInDemoModeOnly(t *testing.T) {
-	t.Parallel()
-	s := serve(t)
+	onEach(t, theTestCallbackShowsWhatItReceivesInDemoModeOnly)
+}
+
+func theTestCallbackShowsWhatItReceivesInDemoModeOnly(t *testing.T, database string) {
+	s := serve(t, "--database", database)
 	id := s.async(submission{Workload: "wait", Data: data, CallbackURL: "http://" + s.addr + "/test-callback"})
 	if rec := s.settled(id); rec.Status != "callback_sent" {
 		t.Errorf("the record is %+v", rec)

@@ -109,10 +109,13 @@ func drainLetsASyncCallerFinish(t *testing.T, database string) {
 }
 
 func TestDrainAnswersThoseWhoWait(t *testing.T) {
-	t.Parallel()
+	onEach(t, drainAnswersThoseWhoWait)
+}
+
+func drainAnswersThoseWhoWait(t *testing.T, database string) {
 	needSignals(t)
 	u := newUpstream(t)
-	s := serve(t, "--database", newFile(t), u.flag(), "--io-concurrency", "1", "--drain-timeout", "15s")
+	s := serve(t, "--database", database, u.flag(), "--io-concurrency", "1", "--drain-timeout", "15s")
 	running := s.async(u.work("a", ""))
 	u.await()
 	answered := s.later("GET", "/requests/"+running+"?wait=60s", nil)
@@ -135,11 +138,13 @@ func TestDrainAnswersThoseWhoWait(t *testing.T) {
 }
 
 func TestASecondSignalEndsAtOnce(t *testing.T) {
-	t.Parallel()
+	onEach(t, aSecondSignalEndsAtOnce)
+}
+
+func aSecondSignalEndsAtOnce(t *testing.T, file string) {
 	needSignals(t)
 	u := newUpstream(t)
-	file := newFile(t)
-	s := serve(t, "--database", file, u.flag(), "--drain-timeout", "10m")
+	s := serve(t, hasty("--database", file, u.flag(), "--drain-timeout", "10m")...)
 	id := s.async(u.work("a", ""))
 	u.await()
 	s.draining()
@@ -161,9 +166,9 @@ func TestASecondSignalEndsAtOnce(t *testing.T) {
 		t.Error("exit code is 0, but work was cut off")
 	}
 
-	s = serve(t, "--database", file, u.flag())
+	s = serve(t, hasty("--database", file, u.flag())...)
 	u.open()
-	if rec := s.worked(id); rec.Status != "completed" {
+	if rec := s.outlived(id); rec.Status != "completed" {
 		t.Errorf("after the restart the request is %+v", rec)
 	}
 }
@@ -231,7 +236,7 @@ func anAttemptThatTheDrainCutsOffIsNotSpent(t *testing.T, file string) {
 }
 
 func TestAnIdleServiceEndsAtOnce(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	needSignals(t)
 	for _, c := range []struct {
 		name  string

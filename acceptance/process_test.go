@@ -3,6 +3,7 @@ package acceptance
 import (
 	"bytes"
 	"errors"
+	"flag"
 	"fmt"
 	"io/fs"
 	"net/http"
@@ -38,6 +39,13 @@ func buildAndRun(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
+	flag.Parse()
+	atOnce := flag.Lookup("test.parallel").Value
+	places = make(chan struct{}, atOnce.(flag.Getter).Get().(int))
+	if err := atOnce.Set("1000"); err != nil { // parallel counts
+		fmt.Fprintln(os.Stderr, "let tests wait beside others:", err)
+		return 1
+	}
 	program = filepath.Join(dir, "tandem")
 	if runtime.GOOS == "windows" {
 		program += ".exe"
@@ -49,6 +57,19 @@ func buildAndRun(m *testing.M) int {
 		return 1
 	}
 	return m.Run()
+}
+
+// places is room for as many tests as go test -parallel lets run at once. A test
+// has one while it does something; one that waits long lets others have it.
+var places chan struct{}
+
+// parallel lets a test run beside others: t.Parallel, but for a test that waits
+// with inTime.
+func parallel(t *testing.T) {
+	t.Helper()
+	t.Parallel()
+	places <- struct{}{}
+	t.Cleanup(func() { <-places })
 }
 
 // lookAtSources asks for the state of every file that the program is made of:
