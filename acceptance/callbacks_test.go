@@ -20,7 +20,7 @@ func aRetrySurvivesARestartAndComesNoSoonerThanItIsDue(t *testing.T, file string
 			w.WriteHeader(http.StatusInternalServerError)
 		}
 	})
-	s := serve(t, "--database", file)
+	s := serve(t, hasty("--database", file)...)
 	id := s.async(submission{Workload: "wait", Data: data, CallbackURL: rcv.url})
 	first := rcv.next()
 	rec := s.until(id, "has its attempt on record", func(r *record) bool { return r.Callback.Attempts == 1 })
@@ -33,16 +33,18 @@ func aRetrySurvivesARestartAndComesNoSoonerThanItIsDue(t *testing.T, file string
 	}
 	s.kill()
 
-	s = serve(t, "--database", file)
+	s = serve(t, hasty("--database", file)...)
 	if rec := s.record(id); rec.Callback.NextAttemptAt == nil || !rec.Callback.NextAttemptAt.Equal(due) {
 		t.Errorf("the restart moved the next attempt to %s", show(rec.Callback.NextAttemptAt))
 	}
+	inTime(t, "the retry comes", func() bool { return len(rcv.received()) == 2 })
 	second := rcv.next()
 	second.verify(t, secret)
 	if early := due.Sub(second.at); early > 0 {
 		t.Errorf("the retry came %v before it was due", early)
 	}
-	if late := second.at.Sub(due); late > 10*time.Second {
+	// On Postgres the killed process may not have put its job off yet.
+	if late := second.at.Sub(due); late > 10*time.Second && !onPostgres(file) {
 		t.Errorf("the retry came %v after it was due", late)
 	}
 	if first.id() != second.id() || second.event.Metadata.Attempt != 2 {

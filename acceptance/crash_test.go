@@ -170,7 +170,7 @@ func no202WhileTheDatabaseCannotBeWritten(t *testing.T, file string) {
 	s := serve(t, "--database", file)
 	begin := `BEGIN IMMEDIATE`
 	if onPostgres(file) {
-		begin = `BEGIN; LOCK TABLE requests IN EXCLUSIVE MODE`
+		begin = `BEGIN; LOCK TABLE requests, settings IN EXCLUSIVE MODE`
 	}
 	writing, err := openDatabase(t, file).Conn(t.Context())
 	if err != nil {

@@ -284,12 +284,26 @@ func TestTheServiceSaysWhetherItIsDurable(t *testing.T) {
 		t.Errorf("in memory /healthz says %+v", h)
 	}
 	memory.says(t, notice)
-	file := serve(t, "--mode", "demo", "--database", newFile(t))
-	if h := file.health(); !h.Durable || strings.Contains(strings.Join(h.Notices, "\n"), notice) || !file.stats().System.Durable {
-		t.Errorf("on a file /healthz says %+v", h)
+	onDisk := func(name, database string) {
+		s := serve(t, "--mode", "demo", "--database", database)
+		if h := s.health(); !h.Durable || strings.Contains(strings.Join(h.Notices, "\n"), notice) || !s.stats().System.Durable {
+			t.Errorf("on %s /healthz says %+v", name, h)
+		}
+		s.kill() // so that its log is complete
+		if strings.Contains(s.stderr.String(), notice) {
+			t.Errorf("on %s the log says that it is not durable", name)
+		}
 	}
-	file.kill() // so that its log is complete
-	if strings.Contains(file.stderr.String(), notice) {
-		t.Error("on a file the log says that it is not durable")
+	onDisk("a file", newFile(t))
+	database := migrated.Database(t)
+	onDisk("a Postgres", database)
+	// Without settings of its own, the service has those of the database.
+	if _, err := openPostgres(t, database).Exec(`DO $$ BEGIN EXECUTE 'ALTER DATABASE ' || current_database() || ' SET synchronous_commit = off'; END $$`); err != nil {
+		t.Fatal(err)
 	}
+	careless := serve(t, "--mode", "demo", "--database", database, "--database-poll-only")
+	if h := careless.health(); h.Durable || !strings.Contains(strings.Join(h.Notices, "\n"), notice) || careless.stats().System.Durable {
+		t.Errorf("on a Postgres that does not wait for the disk /healthz says %+v", h)
+	}
+	careless.says(t, notice)
 }

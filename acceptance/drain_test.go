@@ -236,8 +236,11 @@ func anAttemptThatTheDrainCutsOffIsNotSpent(t *testing.T, file string) {
 }
 
 func TestAnIdleServiceEndsAtOnce(t *testing.T) {
-	parallel(t)
 	needSignals(t)
+	t.Run("postgres", func(t *testing.T) {
+		parallel(t)
+		anIdleServiceEndsAtOnce(t, syscall.SIGTERM, 0, "--database", migrated.Database(t))
+	})
 	for _, c := range []struct {
 		name  string
 		sig   os.Signal
@@ -250,19 +253,24 @@ func TestAnIdleServiceEndsAtOnce(t *testing.T) {
 		{"while it is paused", syscall.SIGTERM, []string{"--paused"}, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			s := serve(t, c.args...)
-			s.get("/healthz") // and keeps its connection open
-			began := time.Now()
-			s.signal(t, c.sig)
-			if code := s.wait(t); code != 0 {
-				t.Errorf("exit code is %d, want 0", code)
-			}
-			if took := time.Since(began); took > 10*time.Second {
-				t.Errorf("it took %v", took)
-			}
-			if left, err := os.ReadDir(s.cmd.Dir); err != nil || len(left) != c.files {
-				t.Errorf("it leaves %v behind, %v, want %d files", left, err, c.files)
-			}
+			parallel(t)
+			anIdleServiceEndsAtOnce(t, c.sig, c.files, c.args...)
 		})
+	}
+}
+
+func anIdleServiceEndsAtOnce(t *testing.T, sig os.Signal, files int, args ...string) {
+	s := serve(t, args...)
+	s.get("/healthz") // and keeps its connection open
+	began := time.Now()
+	s.signal(t, sig)
+	if code := s.wait(t); code != 0 {
+		t.Errorf("exit code is %d, want 0", code)
+	}
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("it took %v", took)
+	}
+	if left, err := os.ReadDir(s.cmd.Dir); err != nil || len(left) != files {
+		t.Errorf("it leaves %v behind, %v, want %d files", left, err, files)
 	}
 }

@@ -16,17 +16,16 @@ import (
 // for what must come: a dead process is taken for dead only after a while.
 const longest = 2 * time.Minute
 
-// inTime asks until the answer is yes, for as long as longest. Meanwhile another
-// test runs in the place of this one.
+// inTime asks until the answer is yes, for as long as longest. A test that waits
+// for more than a moment gives its place to another.
 func inTime(t *testing.T, what string, yes func() bool) {
 	t.Helper()
-	select {
-	case <-places:
-		defer func() { places <- struct{}{} }()
-	default: // the test has none
-	}
-	for deadline := time.Now().Add(longest); !yes(); time.Sleep(50 * time.Millisecond) {
-		if time.Now().After(deadline) {
+	for began := time.Now(); !yes(); time.Sleep(20 * time.Millisecond) {
+		waited := time.Since(began)
+		if waited > 2*time.Second {
+			stepAside(t)
+		}
+		if waited > longest {
 			t.Fatalf("in vain waited until %s", what)
 		}
 	}

@@ -59,17 +59,31 @@ func buildAndRun(m *testing.M) int {
 	return m.Run()
 }
 
-// places is room for as many tests as go test -parallel lets run at once. A test
-// has one while it does something; one that waits long lets others have it.
+// places is room for as many tests as go test -parallel lets run at once.
 var places chan struct{}
 
-// parallel lets a test run beside others: t.Parallel, but for a test that waits
-// with inTime.
+// leaving is what gives up the place of a test, by its *testing.T.
+var leaving sync.Map
+
+// parallel lets a test run beside others: t.Parallel, but of a test that may
+// step aside.
 func parallel(t *testing.T) {
 	t.Helper()
 	t.Parallel()
 	places <- struct{}{}
-	t.Cleanup(func() { <-places })
+	leave := sync.OnceFunc(func() { <-places })
+	leaving.Store(t, leave)
+	t.Cleanup(func() {
+		leaving.Delete(t)
+		leave()
+	})
+}
+
+// stepAside gives the place of a test that waits long to another, for good.
+func stepAside(t *testing.T) {
+	if leave, ok := leaving.Load(t); ok {
+		leave.(func())()
+	}
 }
 
 // lookAtSources asks for the state of every file that the program is made of:

@@ -246,7 +246,7 @@ func (w *writer) fill(batch []*write) []*write {
 func (w *writer) commit(batch []*write, shard int) {
 	batch, later := apart(batch)
 	err := w.try(batch, shard)
-	if errors.Is(err, errNotBegun) { // on a connection that had been lost before
+	if errors.Is(err, errNotBegun) && !errors.Is(err, context.DeadlineExceeded) { // on a connection that had been lost before
 		err = w.try(batch, shard)
 	}
 	if fault, ok := errors.AsType[*statementFault](err); ok && len(batch) > 1 {
