@@ -19,8 +19,8 @@ const (
 	// URLVariable names the server that tests use instead of starting one. Its
 	// user must be allowed to create databases.
 	URLVariable = "TEST_DATABASE_URL"
-	// RequireVariable, set to 1, turns the skip of a test that has no Postgres
-	// into a failure.
+	// RequireVariable, set to 1, turns the skip of a test that has no Postgres,
+	// or no PgBouncer, into a failure.
 	RequireVariable = "TANDEM_REQUIRE_POSTGRES"
 )
 
@@ -139,11 +139,15 @@ func server(t testing.TB) string {
 // Skip ends a test that has no Postgres for want of what err says.
 func Skip(t testing.TB, err error) {
 	t.Helper()
-	const how = "%v; set " + URLVariable + " to a server on which databases may be created, or install the Postgres programs (apt-get install postgresql)"
+	skip(t, fmt.Errorf("%w; set "+URLVariable+" to a server on which databases may be created, or install the Postgres programs (apt-get install postgresql)", err))
+}
+
+func skip(t testing.TB, why error) {
+	t.Helper()
 	if os.Getenv(RequireVariable) == "1" {
-		t.Fatalf(how, err)
+		t.Fatal(why)
 	}
-	t.Skipf(how, err)
+	t.Skip(why)
 }
 
 // do runs one statement on a server.
