@@ -123,6 +123,12 @@ type process struct {
 // tandem should behave but env. It is ended with the test.
 func start(t *testing.T, dir string, env []string, args ...string) *process {
 	t.Helper()
+	return startProgram(t, program, dir, env, args...)
+}
+
+// startProgram is start, of another tandem than the one that is tested.
+func startProgram(t *testing.T, program, dir string, env []string, args ...string) *process {
+	t.Helper()
 	if err := lookAtSources(); err != nil {
 		t.Fatal(err)
 	}
@@ -237,9 +243,15 @@ func serve(t *testing.T, args ...string) *service {
 // serveIn starts a service in dir, with env and nothing else in its environment.
 func serveIn(t *testing.T, dir string, env []string, args ...string) *service {
 	t.Helper()
+	return serveProgram(t, program, dir, env, args...)
+}
+
+// serveProgram is serveIn, of another tandem than the one that is tested.
+func serveProgram(t *testing.T, program, dir string, env []string, args ...string) *service {
+	t.Helper()
 	file := filepath.Join(t.TempDir(), "address")
 	args = append([]string{"serve", "--addr", "127.0.0.1:0", "--address-file", file}, args...)
-	p := start(t, dir, env, args...)
+	p := startProgram(t, program, dir, env, args...)
 	return connect(t, p, file)
 }
 

@@ -53,14 +53,20 @@ func migrate(ctx context.Context, pool *pgxpool.Pool, log *slog.Logger) error {
 
 // migrateTo is migrate to the schema that the files make, one after the other.
 //
-// A process of the version before goes on beside it. So every file after the
-// first only adds, and nothing that the process before would have to know of: a
-// column has a default, and no column is renamed or given another meaning. It
-// begins with SET LOCAL lock_timeout, because those who come after one who waits
-// for a table wait, too; what waits for longer than that is tried again. An
-// index on a table of any size is made CONCURRENTLY, in a file of its own that
-// says NO TRANSACTION. A change that a process of the version before cannot bear
-// raises min_reader_version, and is made only once none of those is left.
+// A process of the version before goes on beside it. So these are the rules for
+// every file after the first:
+//
+//   - It only adds, and nothing that the process before would have to know of: a
+//     column may be NULL or has a default, and none is renamed or given another
+//     meaning. A change that the process before cannot bear raises
+//     min_reader_version, and waits until none of those is left.
+//   - It changes one table. The process before holds locks on several, in an
+//     order of its own: a transaction that takes two might meet it half-way.
+//   - It begins with SET LOCAL lock_timeout. Whoever comes after one who waits
+//     for a table waits, too; so a migration does not wait for long, and is tried
+//     again.
+//   - An index on a table that has rows is made CONCURRENTLY, in a file of its own
+//     that says NO TRANSACTION.
 func migrateTo(ctx context.Context, pool *pgxpool.Pool, log *slog.Logger, files fs.FS) (err error) {
 	lock, err := lockSchema(ctx, pool)
 	if err != nil {
@@ -124,7 +130,9 @@ func lockSchema(ctx context.Context, pool *pgxpool.Pool) (pgx.Tx, error) {
 			return nil, err
 		}
 		var ours bool
-		err = tx.QueryRow(ctx, `SELECT pg_try_advisory_xact_lock($1)`, int64(migrationLock)).Scan(&ours)
+		// Not in the simple protocol, the statement would keep its snapshot for as
+		// long as the transaction, and CREATE INDEX CONCURRENTLY would wait for it.
+		err = tx.QueryRow(ctx, `SELECT pg_try_advisory_xact_lock($1)`, pgx.QueryExecModeSimpleProtocol, int64(migrationLock)).Scan(&ours)
 		if err == nil && ours {
 			return tx, nil
 		}
