@@ -74,8 +74,6 @@ type runner struct {
 	running  atWork          // the jobs
 	suspects chan struct{}   // held by the one suspect that runs
 	places   *places
-
-	delivering sync.Map // the ids of requests with a deliver job that runs
 }
 
 // start makes a client that takes jobs. It tries until it has one, or nil when
