@@ -1,6 +1,7 @@
 package distributed
 
 import (
+	"context"
 	"fmt"
 	"io/fs"
 	"log/slog"
@@ -49,6 +50,7 @@ func TestAMigrationHoldsUpNobody(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer reading.Rollback(context.WithoutCancel(t.Context())) // does nothing the second time
 	if _, err := reading.Exec(t.Context(), `LOCK TABLE requests IN ACCESS SHARE MODE`); err != nil {
 		t.Fatal(err)
 	}
