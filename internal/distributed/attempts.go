@@ -7,7 +7,8 @@ import (
 	"tandem"
 )
 
-// settle records delivery attempts. Of a callback that is delivered anew, the
+// settle records delivery attempts, and ends the claims to them: one that another
+// process has claimed meanwhile is its to record. Of a callback that is delivered anew, the
 // status before is one of those that its outcome has; the counters must know
 // which.
 func (t *transaction) settle(ctx context.Context, writes []*write) error {
@@ -27,7 +28,7 @@ func (t *transaction) settle(ctx context.Context, writes []*write) error {
 			column(writes, func(wr *write) int { return wr.req.Callback.Attempts }),
 			column(writes, func(wr *write) *int64 { return micros(wr.req.Callback.NextAt) }),
 			column(writes, func(wr *write) int { return wr.req.Callback.LastStatus }),
-			column(writes, func(wr *write) string { return clean(wr.req.Callback.LastError) }))
+			column(writes, func(wr *write) string { return clean(wr.req.Callback.LastError) }), t.w.name)
 	}
 	err := guess(writes, func(req *tandem.Request) tandem.Status {
 		switch {
@@ -57,10 +58,10 @@ func (t *transaction) settle(ctx context.Context, writes []*write) error {
 			continue
 		}
 		made = append(made, wr)
-		t.count(&wr.req, before[wr], tandem.CallbackPending, -1)
-		t.count(&wr.req, wr.req.Status, wr.req.Callback.State, +1)
+		t.Count(&wr.req, before[wr], tandem.CallbackPending, -1)
+		t.Count(&wr.req, wr.req.Status, wr.req.Callback.State, +1)
 		if wr.attempt.Class != tandem.ClassNone {
-			t.countError(&wr.req, "callback", string(wr.attempt.Class))
+			t.CountError(&wr.req, "callback", string(wr.attempt.Class))
 		}
 	}
 	return t.insertAttempts(ctx, made)
@@ -68,10 +69,12 @@ func (t *transaction) settle(ctx context.Context, writes []*write) error {
 
 const settleQuery = `
 	UPDATE requests r SET status = u.status, callback_state = u.state, attempts = u.attempts,
-		next_attempt_at = u.next, last_status = u.last_status, last_error = u.last_error
+		next_attempt_at = u.next, last_status = u.last_status, last_error = u.last_error,
+		attempt_by = NULL, attempt_till = NULL
 	FROM unnest($1::text[], $2::text[], $3::int[], $4::text[], $5::text[], $6::int[], $7::bigint[], $8::int[], $9::text[])
 		WITH ORDINALITY AS u(id, before, made, status, state, attempts, next, last_status, last_error, n)
 	WHERE r.id = u.id AND r.status = u.before AND r.callback_state = 'pending' AND r.attempts = u.made
+		AND (r.attempt_by IS NULL OR r.attempt_by = $10)
 	RETURNING u.n, r.callback_state`
 
 func (t *transaction) insertAttempts(ctx context.Context, writes []*write) error {

@@ -3,7 +3,6 @@ package distributed
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
@@ -16,6 +15,7 @@ import (
 
 	"tandem"
 	"tandem/internal/engine"
+	"tandem/internal/store"
 )
 
 // requestColumns are what scanRequest reads, in its order.
@@ -23,27 +23,28 @@ const requestColumns = `seq, id, owner, mode, status, lane, workload, complexity
 	failure_code, failure_message, failure_upstream,
 	callback_url, callback_state, attempts, max_attempts, next_attempt_at, last_status, last_error,
 	created_at, started_at, worked_at, starts, epoch,
-	not_before, expires_at, callback_options, waited, redelivered_at, started_by`
+	not_before, expires_at, callback_options, waited, redelivered_at, started_by, attempt_till`
 
 // row is a request as it is kept.
 type row struct {
 	tandem.Request
-	startedBy string // the process that started it last
+	startedBy string    // the process that started it last
+	claimed   time.Time // until when the attempt that it owes is a process's own; zero if it is nobody's
 }
 
 func scanRow(from pgx.CollectableRow) (r row, err error) {
 	var (
-		failureCode, failureMessage, callbackURL, options, startedBy *string
-		failureUpstream                                              *int
-		created, next, started, worked, notBefore, expires, since    *int64
-		data, result                                                 []byte
+		failureCode, failureMessage, callbackURL, options, startedBy       *string
+		failureUpstream                                                    *int
+		created, next, started, worked, notBefore, expires, since, claimed *int64
+		data, result                                                       []byte
 	)
 	req, cb := &r.Request, &r.Request.Callback
 	err = from.Scan(&req.Seq, &req.ID, &req.Owner, &req.Mode, &req.Status, &req.Lane, &req.Workload, &req.Complexity, &data, &result,
 		&failureCode, &failureMessage, &failureUpstream,
 		&callbackURL, &cb.State, &cb.Attempts, &cb.MaxAttempts, &next, &cb.LastStatus, &cb.LastError,
 		&created, &started, &worked, &req.Starts, &req.Epoch,
-		&notBefore, &expires, &options, &req.Waited, &since, &startedBy)
+		&notBefore, &expires, &options, &req.Waited, &since, &startedBy, &claimed)
 	if err != nil {
 		return r, err
 	}
@@ -55,16 +56,12 @@ func scanRow(from pgx.CollectableRow) (r row, err error) {
 		req.Failure = &tandem.Failure{Code: tandem.FailureCode(*failureCode), Message: value(failureMessage), Upstream: value(failureUpstream)}
 	}
 	cb.URL, cb.NextAt, cb.Since = value(callbackURL), fromMicros(next), fromMicros(since)
-	if options != nil {
-		var o callbackOptions
-		if err := json.Unmarshal([]byte(*options), &o); err != nil {
-			return r, fmt.Errorf("callback options of %s: %w", req.ID, err)
-		}
-		cb.Timeout, cb.Header = time.Duration(o.TimeoutMS)*time.Millisecond, o.Header
+	if err := store.ReadCallbackOptions(cb, value(options)); err != nil {
+		return r, fmt.Errorf("callback options of %s: %w", req.ID, err)
 	}
 	req.NotBefore, req.ExpiresAt = fromMicros(notBefore), fromMicros(expires)
 	req.CreatedAt, req.StartedAt, req.WorkedAt = fromMicros(created), fromMicros(started), fromMicros(worked)
-	r.startedBy = value(startedBy)
+	r.startedBy, r.claimed = value(startedBy), fromMicros(claimed)
 	return r, nil
 }
 
@@ -82,18 +79,12 @@ func (b *Backend) Request(ctx context.Context, id string) (tandem.Request, error
 	return r.Request, err
 }
 
-var errNotFound = &tandem.Error{Code: tandem.CodeNotFound, Message: "there is no such request"}
-
 // Requests implements engine.Store. A cursor is the seq of the last row of the
 // page before.
 func (b *Backend) Requests(ctx context.Context, q engine.Query) (engine.Page, error) {
-	before := int64(1<<63 - 1)
-	if q.Cursor != "" {
-		seq, err := strconv.ParseInt(q.Cursor, 36, 64)
-		if err != nil || seq < 1 {
-			return engine.Page{}, tandem.Invalid("cursor", "not a cursor of this service; take it from the Link header of the page before")
-		}
-		before = seq
+	before, err := store.ReadCursor(q.Cursor)
+	if err != nil {
+		return engine.Page{}, err
 	}
 	text, args := pageQuery(q, before)
 	rows, err := b.query(ctx, text, args...)
@@ -103,7 +94,7 @@ func (b *Backend) Requests(ctx context.Context, q engine.Query) (engine.Page, er
 	page := engine.Page{Requests: []tandem.Request{}}
 	for i := range rows {
 		if i == q.Limit { // the one beyond: there is a next page
-			page.Next = strconv.FormatInt(rows[i-1].Seq, 36)
+			page.Next = store.Cursor(rows[i-1].Seq)
 			break
 		}
 		page.Requests = append(page.Requests, rows[i].Request)
@@ -348,7 +339,7 @@ func (r *rowReader) read(ctx context.Context, id string) (row, error) {
 	select {
 	case r.queue <- rowAsked{id, got}:
 	case <-r.ended:
-		return row{}, errClosed
+		return row{}, engine.ErrClosed
 	case <-ctx.Done():
 		return row{}, fmt.Errorf("read request: %w", ctx.Err())
 	}
@@ -413,7 +404,7 @@ func (r *rowReader) answer(asked []rowAsked) {
 		case err != nil:
 			a.got <- rowGot{err: fmt.Errorf("read request: %w", err)}
 		case !ok:
-			a.got <- rowGot{err: errNotFound}
+			a.got <- rowGot{err: engine.ErrNotFound}
 		default:
 			a.got <- rowGot{row: one}
 		}

@@ -53,6 +53,7 @@ func (b *Backend) Run(ctx context.Context, steps engine.Steps) error {
 	loops.Go(func() { r.every(expiryCheck, "failing expired requests", r.expire) })
 	loops.Go(func() { r.every(overdueCheck, "failing interrupted requests", r.failOverdue) })
 	loops.Go(func() { r.every(time.Minute, "deleting what is too old", r.forget) })
+	loops.Go(func() { r.every(restoreCheck, "making lost jobs again", b.restore) })
 	if b.opts.Retain > 0 {
 		loops.Go(func() { r.every(pruneEvery(b.opts.Retain), "deleting old requests", b.prune) })
 	}
@@ -73,8 +74,6 @@ type runner struct {
 	running  atWork          // the jobs
 	suspects chan struct{}   // held by the one suspect that runs
 	places   *places
-
-	delivering sync.Map // the ids of requests with a deliver job that runs
 }
 
 // start makes a client that takes jobs. It tries until it has one, or nil when
