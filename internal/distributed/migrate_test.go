@@ -136,10 +136,11 @@ func TestMigrationsGoByTheRules(t *testing.T) {
 	}{
 		{"a column", "-- +goose Up\nSET LOCAL lock_timeout = '2s';\nALTER TABLE requests ADD COLUMN a TEXT;\n", true},
 		{"a table", "-- +goose Up\nCREATE TABLE things (id TEXT PRIMARY KEY);\nCREATE INDEX ON things (id);\n", true},
-		{"an index", "-- +goose NO TRANSACTION\n-- +goose Up\nCREATE INDEX CONCURRENTLY i ON requests (a);\n", true},
+		{"an index", "-- +goose NO TRANSACTION\n-- +goose Up\nDROP INDEX CONCURRENTLY IF EXISTS i;\nCREATE INDEX CONCURRENTLY i ON requests (a);\n", true},
 		{"a column without a limit", "-- +goose Up\nALTER TABLE requests ADD COLUMN a TEXT;\n", false},
 		{"two tables", "-- +goose Up\nSET LOCAL lock_timeout = '2s';\nALTER TABLE requests ADD COLUMN a TEXT;\nALTER TABLE attempts ADD COLUMN a TEXT;\n", false},
 		{"an index that locks", "-- +goose Up\nSET LOCAL lock_timeout = '2s';\nCREATE INDEX i ON requests (a);\n", false},
+		{"an index that can be half made", "-- +goose NO TRANSACTION\n-- +goose Up\nCREATE INDEX CONCURRENTLY i ON requests (a);\n", false},
 		{"a column less", "-- +goose Up\nSET LOCAL lock_timeout = '2s';\nALTER TABLE requests DROP COLUMN a;\n", false},
 		{"another name", "-- +goose Up\nSET LOCAL lock_timeout = '2s';\nALTER TABLE requests RENAME COLUMN a TO b;\n", false},
 	} {
@@ -189,6 +190,8 @@ func ruleBroken(text string) string {
 		return "changes more than one table"
 	case len(altered) == 1 && makesIndex.MatchString(text) && !(concurrently && strings.Contains(text, "CONCURRENTLY")):
 		return "makes an index that others have to wait for"
+	case concurrently && makesIndex.MatchString(text) && !strings.Contains(text, "DROP INDEX CONCURRENTLY IF EXISTS"):
+		return "may be left half made, and fail from then on"
 	case len(altered) == 1 && !concurrently && !strings.Contains(text, "SET LOCAL lock_timeout"):
 		return "may hold others up: it does not SET LOCAL lock_timeout"
 	}
