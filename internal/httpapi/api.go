@@ -80,11 +80,11 @@ func New(e *engine.Engine, opts Options) (*API, error) {
 	a := &API{engine: e, opts: opts, log: opts.Logger, rates: rates{limiter: opts.NewLimiter}, guesses: limit.New(wrongKeys), metrics: newHTTPMetrics(opts.Registry)}
 	mux, admin := http.NewServeMux(), http.NewServeMux()
 	a.routes(mux, admin)
-	main, err := a.forBrowsers(a.recovered(a.entering(mux)))
+	main, err := a.forBrowsers(a.recovered(a.entering(plainPaths(mux))))
 	if err != nil {
 		return nil, err
 	}
-	forOperators, err := a.forBrowsers(a.recovered(admin))
+	forOperators, err := a.forBrowsers(a.recovered(plainPaths(admin)))
 	a.main, a.admin = a.observed(main), a.observed(forOperators)
 	return a, err
 }
