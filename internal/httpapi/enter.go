@@ -91,7 +91,7 @@ func (a *API) identify(w http.ResponseWriter, r *http.Request) (who tandem.Calle
 	tellLimit(w.Header(), "wrong-keys", d)
 	if scheme != "" && !d.OK {
 		return who, nil, newProblem(http.StatusTooManyRequests, "rate_limited", "Authorization",
-			fmt.Sprintf("over %d wrong keys from this address in %v; a right one would be let in", d.Limit, d.Window)).
+			fmt.Sprintf("over %d wrong keys from this address in %s s; a right one would be let in", d.Limit, wholeSeconds(d.Window))).
 			with("Retry-After", wholeSeconds(d.Retry))
 	}
 	return who, nil, newProblem(http.StatusUnauthorized, "unauthorized", "Authorization", detail).
@@ -134,7 +134,7 @@ func (a *API) admit(w http.ResponseWriter, r *http.Request, key *access.Key) (re
 	if d.OK {
 		return nil
 	}
-	return newProblem(http.StatusTooManyRequests, "rate_limited", "", fmt.Sprintf("over %d requests in %v; come back after the time in Retry-After", d.Limit, d.Window)).
+	return newProblem(http.StatusTooManyRequests, "rate_limited", "", fmt.Sprintf("over %d requests in %s s; come back after the time in Retry-After", d.Limit, wholeSeconds(d.Window))).
 		with("Retry-After", wholeSeconds(d.Retry))
 }
 
