@@ -3,6 +3,7 @@ package httpapi
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -32,6 +33,16 @@ const (
 // apiPolicy is for answers that are not meant to be shown as a page.
 const apiPolicy = "default-src 'none'; frame-ancestors 'none'"
 
+// everyAnswer is the header that each answer begins with.
+var everyAnswer = http.Header{
+	"X-Content-Type-Options":       {"nosniff"},
+	"X-Frame-Options":              {"DENY"},
+	"Referrer-Policy":              {"no-referrer"},
+	"Content-Security-Policy":      {apiPolicy}, // pages set their own
+	"Cross-Origin-Resource-Policy": {"same-origin"},
+	"Cache-Control":                {"no-store"}, // what can be kept says so
+}
+
 // forBrowsers tells browsers what not to do with our answers, lets pages of the
 // origins that the operator named use the service, and turns away requests that
 // a page of any other origin makes in somebody's name.
@@ -44,12 +55,7 @@ func (a *API) forBrowsers(next http.Handler) (http.Handler, error) {
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
-		h.Set("X-Content-Type-Options", "nosniff")
-		h.Set("X-Frame-Options", "DENY")
-		h.Set("Referrer-Policy", "no-referrer")
-		h.Set("Content-Security-Policy", apiPolicy) // pages set their own
-		h.Set("Cross-Origin-Resource-Policy", "same-origin")
-		h.Set("Cache-Control", "no-store") // what can be kept says so
+		maps.Copy(h, everyAnswer)
 		if r.TLS != nil {
 			h.Set("Strict-Transport-Security", "max-age=31536000")
 		}

@@ -106,17 +106,18 @@ func limited(r *http.Request) bool {
 // what is left of it (draft-ietf-httpapi-ratelimit-headers). Without a key the
 // caller is the address.
 func (a *API) admit(w http.ResponseWriter, r *http.Request, key *access.Key) (refused *Problem) {
-	rate, who := a.opts.Rate, ""
-	if key != nil {
-		who = "key " + key.Name
-		if key.Rate != (limit.Rate{}) {
-			rate = key.Rate
-		}
-	} else {
-		who = a.address(r)
+	rate := a.opts.Rate
+	if key != nil && key.Rate != (limit.Rate{}) {
+		rate = key.Rate
 	}
 	if rate == (limit.Rate{}) {
 		return nil
+	}
+	var who string
+	if key != nil {
+		who = "key " + key.Name
+	} else {
+		who = a.address(r)
 	}
 	d := a.rates.of(rate).Take(who, time.Now())
 	w.Header().Set("RateLimit-Policy", `"default";q=`+strconv.Itoa(d.Limit)+`;w=`+wholeSeconds(d.Window))
