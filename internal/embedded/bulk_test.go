@@ -114,3 +114,37 @@ func TestEachWriteOfABatchHasItsOwnAnswer(t *testing.T) {
 		}
 	})
 }
+
+func TestAWriteThatReadsComesAfterTheRowsBeforeIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := openAt(t, filepath.Join(t.TempDir(), "requests.db"), Options{})
+		now := time.Now().UTC()
+		waited := kept(now)
+		waited.Waited, waited.Callback.URL = true, "http://127.0.0.1:1/"
+		if err := b.Accept(t.Context(), waited); err != nil {
+			t.Fatal(err)
+		}
+		left := *waited // as the caller's goroutine has it
+		var writes []func() error
+		for range bulkRows {
+			writes = append(writes, func() error { return b.Accept(t.Context(), kept(now)) })
+		}
+		writes = append(writes,
+			func() error { waited.StartedAt = now; return b.Start(t.Context(), waited) },
+			func() error { return b.Release(t.Context(), &left) },
+		)
+		for i, err := range together(t, b, writes...) {
+			if err != nil {
+				t.Errorf("write %d: %v", i, err)
+			}
+		}
+		soundCounters(t, b)
+		got, err := b.Request(t.Context(), waited.ID)
+		if err != nil || got.Status != tandem.Processing || got.Callback.State != tandem.CallbackPending {
+			t.Errorf("got %s with callback %s, %v, want one in progress that owes a callback", got.Status, got.Callback.State, err)
+		}
+		if err := b.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
