@@ -4,8 +4,8 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
 	"encoding/json"
-	"fmt"
 )
 
 // DefaultRounds is the cost of one unit of complexity: about 5 ms on a core of
@@ -74,7 +74,7 @@ func compute(ctx context.Context, in Input, rounds int) (json.RawMessage, error)
 		Sum:        sum,
 		Product:    product,
 		Operations: in.Complexity * len(values),
-		Checksum:   fmt.Sprintf("%016x", state),
+		Checksum:   hex.EncodeToString(binary.BigEndian.AppendUint64(nil, state)),
 	})
 }
 
