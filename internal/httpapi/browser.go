@@ -3,6 +3,7 @@ package httpapi
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -49,17 +50,22 @@ func crossOrigin() *Problem {
 	return newProblem(http.StatusForbidden, "cross_origin", "Origin", "a page of another origin may not do this; an operator can allow its origin with --cors-origin")
 }
 
+// everyAnswer is the header that each answer begins with.
+var everyAnswer = http.Header{
+	"X-Content-Type-Options":       {"nosniff"},
+	"X-Frame-Options":              {"DENY"},
+	"Referrer-Policy":              {"no-referrer"},
+	"Content-Security-Policy":      {apiPolicy}, // pages set their own
+	"Cross-Origin-Resource-Policy": {"same-origin"},
+	"Cache-Control":                {"no-store"}, // what can be kept says so
+}
+
 // forBrowsers tells browsers what not to do with our answers, and lets pages of
 // the named origins use what next serves.
 func forBrowsers(next http.Handler, named []string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
-		h.Set("X-Content-Type-Options", "nosniff")
-		h.Set("X-Frame-Options", "DENY")
-		h.Set("Referrer-Policy", "no-referrer")
-		h.Set("Content-Security-Policy", apiPolicy) // pages set their own
-		h.Set("Cross-Origin-Resource-Policy", "same-origin")
-		h.Set("Cache-Control", "no-store") // what can be kept says so
+		maps.Copy(h, everyAnswer)
 		if r.TLS != nil {
 			h.Set("Strict-Transport-Security", "max-age=31536000")
 		}
