@@ -204,6 +204,10 @@ const (
 // before a crash of Postgres, because no job is believed without its row: so it
 // does not wait for the disk.
 func (b *Backend) openPools(ctx context.Context, database string) error {
+	trips := newRoundTrips()
+	if err := b.opts.Metrics.Register(trips); err != nil {
+		return err
+	}
 	open := func(conns int32, settings map[string]string) (*pgxpool.Pool, error) {
 		config, err := parse(database)
 		if err != nil {
@@ -214,6 +218,7 @@ func (b *Backend) openPools(ctx context.Context, database string) error {
 		}
 		config.MaxConns = max(config.MaxConns, 4) // migrating takes three at once
 		config.ConnConfig.ConnectTimeout = connectTimeout
+		config.ConnConfig.Tracer = trips
 		if b.opts.PollOnly {
 			config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
 		} else {
