@@ -97,13 +97,7 @@ func TestOperatorsHaveAnAddressOfTheirOwn(t *testing.T) {
 	t.Parallel()
 	file := newFile(t)
 	s := serve(t, "--mode", "production", "--database", file, "--admin-addr", "127.0.0.1:0")
-	s.says(t, "listening for operators")
-	found := regexp.MustCompile(`listening for operators","addr":"([^"]+)"`).FindStringSubmatch(s.stderr.String())
-	if found == nil {
-		t.Fatalf("the log does not tell the address:\n%s", s.stderr.String())
-	}
-	admin := *s
-	admin.addr = found[1]
+	admin := s.operators(t)
 	for _, path := range []string{"/metrics", "/docs/", "/redoc", "/openapi.json", "/debug/pprof/", "/debug/pprof/goroutine?debug=1", "/healthz", "/readyz"} {
 		if a := admin.get(path); a.status != http.StatusOK {
 			t.Errorf("GET %s for operators: %d", path, a.status)

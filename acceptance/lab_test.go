@@ -160,7 +160,7 @@ func TestARunThatSaysNothingIsVoid(t *testing.T) {
 	t.Parallel()
 	url, description, _ := null(t, 200)
 	dir := t.TempDir()
-	stdout, stderr, code := lab(t, dir, url, "load", "--target", description, "--sync-ratio", "1", "--rate", "90000", "--duration", "300ms", "--output", "v.json")
+	stdout, stderr, code := lab(t, dir, url, "load", "--target", description, "--sync-ratio", "1", "--rate", "90000", "--duration", "100ms", "--output", "v.json")
 	if code != 3 || !strings.Contains(stdout, "VOID: THESE FIGURES DO NOT COUNT") || !strings.Contains(stdout, "nothing is concluded") {
 		t.Errorf("exit code is %d:\n%s\n%s", code, stderr, stdout)
 	}

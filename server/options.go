@@ -47,9 +47,9 @@ func CheckOrigin(origin string) error { return httpapi.CheckOrigin(origin) }
 // which may depend on Mode.
 type Options struct {
 	Addr string // host:port to listen on; port 0 picks one. 127.0.0.1:8000
-	// AdminAddr is where the metrics, the docs and the profiles are served, to
-	// whoever can reach it; port 0 picks one. Without it the first two are
-	// served at Addr, and there are no profiles.
+	// AdminAddr is where the metrics, the docs, the profiles and the queue of a
+	// Postgres are served, to whoever can reach it; port 0 picks one. Without it
+	// the first two are served at Addr, and the others not at all.
 	AdminAddr string
 	Mode      Mode // Demo
 	// Database is the path of a SQLite file, ":memory:", or the URL of a Postgres

@@ -119,6 +119,10 @@ func New(ctx context.Context, opts Options) (_ *Server, err error) {
 	if err != nil {
 		return nil, err
 	}
+	queue, err := queuePages(backend)
+	if err != nil {
+		return nil, err
+	}
 	api, err := httpapi.New(s.engine, httpapi.Options{
 		Demo:           opts.Mode == Demo,
 		NewLimiter:     sharedLimits(backend),
@@ -128,6 +132,7 @@ func New(ctx context.Context, opts Options) (_ *Server, err error) {
 		TrustedProxies: opts.TrustedProxies,
 		CORSOrigins:    opts.CORSOrigins,
 		SeparateAdmin:  opts.AdminAddr != "",
+		Queue:          queue,
 		Version:        opts.Version,
 		Notices:        opts.notices(),
 		Secrets:        secrets,

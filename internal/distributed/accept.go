@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -14,6 +13,7 @@ import (
 
 	"tandem"
 	"tandem/internal/engine"
+	"tandem/internal/store"
 )
 
 // insert makes new requests, and the jobs to process those that wait. Those that
@@ -40,7 +40,7 @@ func (t *transaction) insert(ctx context.Context, writes []*write) error {
 		switch {
 		case wr.answer != nil || wr.holder != "":
 		case wr.key == nil && wr.req.Status == tandem.Pending && free <= 0:
-			wr.answer = errFull
+			wr.answer = engine.ErrFull
 		default:
 			if wr.key == nil && wr.req.Status == tandem.Pending {
 				free--
@@ -58,15 +58,13 @@ func (t *transaction) insert(ctx context.Context, writes []*write) error {
 		if !wr.made {
 			continue // a note whose request has its outcome
 		}
-		t.count(&wr.req, wr.req.Status, wr.req.Callback.State, +1)
+		t.Count(&wr.req, wr.req.Status, wr.req.Callback.State, +1)
 		if wr.req.Mode == tandem.Async && wr.req.Status == tandem.Pending {
 			t.jobs = append(t.jobs, processJob(&wr.req))
 		}
 	}
 	return nil
 }
-
-var errFull = &tandem.Error{Code: tandem.CodeBusy, Message: "the backlog is full", RetryAfter: 5 * time.Second}
 
 // claimKeys takes the keys of those writes that have one. They go in order, so that
 // no two processes wait for each other's keys. One that there is no room for
@@ -134,7 +132,7 @@ func (t *transaction) findHolders(ctx context.Context, writes []*write) error {
 		case err != nil:
 			return err
 		case id == "":
-			wr.answer = errFull
+			wr.answer = engine.ErrFull
 		case !bytes.Equal(fingerprint, wr.key.Fingerprint[:]):
 			wr.answer = engine.ErrKeyReused
 		default:
@@ -190,7 +188,7 @@ func (t *transaction) insertRows(ctx context.Context, writes []*write) error {
 		}),
 		text(func(r *tandem.Request) string { return string(r.Callback.State) }),
 		number(func(r *tandem.Request) int { return r.Callback.MaxAttempts }),
-		optional(func(r *tandem.Request) string { return optionsOf(&r.Callback) }),
+		optional(func(r *tandem.Request) string { return store.CallbackOptions(&r.Callback) }),
 		at(func(r *tandem.Request) time.Time { return r.CreatedAt }),
 		at(func(r *tandem.Request) time.Time { return r.StartedAt }),
 		at(func(r *tandem.Request) time.Time { return r.WorkedAt }),
@@ -218,22 +216,4 @@ func (t *transaction) insertRows(ctx context.Context, writes []*write) error {
 		return fmt.Errorf("insert requests: %w", err)
 	}
 	return nil
-}
-
-// callbackOptions is the form of the column callback_options.
-type callbackOptions struct {
-	TimeoutMS int64             `json:"timeout_ms,omitempty"`
-	Header    map[string]string `json:"header,omitempty"`
-}
-
-// optionsOf returns the column of a callback, "" for NULL.
-func optionsOf(cb *tandem.Callback) string {
-	if cb.Timeout == 0 && len(cb.Header) == 0 {
-		return ""
-	}
-	text, err := json.Marshal(callbackOptions{cb.Timeout.Milliseconds(), cb.Header})
-	if err != nil {
-		panic(err) // unreachable: a number and strings
-	}
-	return string(text)
 }

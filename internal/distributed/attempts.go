@@ -58,10 +58,10 @@ func (t *transaction) settle(ctx context.Context, writes []*write) error {
 			continue
 		}
 		made = append(made, wr)
-		t.count(&wr.req, before[wr], tandem.CallbackPending, -1)
-		t.count(&wr.req, wr.req.Status, wr.req.Callback.State, +1)
+		t.Count(&wr.req, before[wr], tandem.CallbackPending, -1)
+		t.Count(&wr.req, wr.req.Status, wr.req.Callback.State, +1)
 		if wr.attempt.Class != tandem.ClassNone {
-			t.countError(&wr.req, "callback", string(wr.attempt.Class))
+			t.CountError(&wr.req, "callback", string(wr.attempt.Class))
 		}
 	}
 	return t.insertAttempts(ctx, made)

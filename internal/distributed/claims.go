@@ -29,12 +29,12 @@ func (b *Backend) claimFor(req *tandem.Request) time.Duration {
 // claimAttempt claims the attempt that a request owes for this process. It
 // returns CodeConflict if it is claimed already or no longer owed.
 func (b *Backend) claimAttempt(ctx context.Context, req *tandem.Request) error {
-	return b.do(ctx, &write{kind: claiming, req: *req})
+	return b.writer.Do(ctx, &write{kind: claiming, req: *req}, nil)
 }
 
 // yieldAttempt ends this process's claim to an attempt that it has not recorded.
 func (b *Backend) yieldAttempt(ctx context.Context, req *tandem.Request) error {
-	return b.do(ctx, &write{kind: yielding, req: *req})
+	return b.writer.Do(ctx, &write{kind: yielding, req: *req}, nil)
 }
 
 func (t *transaction) claim(ctx context.Context, writes []*write) error {

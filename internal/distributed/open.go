@@ -20,6 +20,7 @@ import (
 
 	"tandem"
 	"tandem/internal/engine"
+	"tandem/internal/store"
 	"tandem/work"
 )
 
@@ -120,14 +121,12 @@ type Backend struct {
 	durable  bool // see checkDurable
 	writer   *writer
 	rows     *rowReader
-	watchers watchers
+	watchers store.Watchers
 	signals  *signals
 	breakers *breakers
-	notes    sync.Map // of *note, by the id of a sync request in progress
+	notes    store.Notes
 	working  working
 
-	closing  sync.RWMutex // held for reading while a write is queued
-	closed   bool
 	teardown []func() error // last in, first out
 }
 
@@ -143,7 +142,7 @@ func Open(ctx context.Context, database string, opts Options) (_ *Backend, err e
 	if err != nil {
 		return nil, fmt.Errorf("distributed options: %w", err)
 	}
-	b := &Backend{opts: opts, name: processName(), log: opts.Logger, watchers: newWatchers(), working: newWorking()}
+	b := &Backend{opts: opts, name: processName(), log: opts.Logger, working: newWorking()}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, b.Close())
@@ -169,7 +168,7 @@ func Open(ctx context.Context, database string, opts Options) (_ *Backend, err e
 		return nil, err
 	}
 	b.background(b.writer.run)
-	b.onClose(b.stopWriting)
+	b.onClose(func() error { b.writer.Close(); return nil })
 	b.rows = newRowReader(b.pool)
 	b.background(b.rows.run)
 	b.breakers = newBreakers(b)

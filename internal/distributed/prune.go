@@ -105,8 +105,7 @@ func (b *Backend) deleteSettled(ctx context.Context, seqs []int64) (err error) {
 	var started, worked *int64
 	_, err = pgx.ForEachRow(rows, []any{&req.ID, &req.Owner, &req.Mode, &req.Status, &req.Callback.State, &started, &worked}, func() error {
 		req.StartedAt, req.WorkedAt = fromMicros(started), fromMicros(worked)
-		t.count(&req, req.Status, req.Callback.State, -1)
-		t.pruned[req.Owner]++
+		t.Prune(&req)
 		ids = append(ids, req.ID)
 		return nil
 	})

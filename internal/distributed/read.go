@@ -3,7 +3,6 @@ package distributed
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
@@ -16,6 +15,7 @@ import (
 
 	"tandem"
 	"tandem/internal/engine"
+	"tandem/internal/store"
 )
 
 // requestColumns are what scanRequest reads, in its order.
@@ -56,12 +56,8 @@ func scanRow(from pgx.CollectableRow) (r row, err error) {
 		req.Failure = &tandem.Failure{Code: tandem.FailureCode(*failureCode), Message: value(failureMessage), Upstream: value(failureUpstream)}
 	}
 	cb.URL, cb.NextAt, cb.Since = value(callbackURL), fromMicros(next), fromMicros(since)
-	if options != nil {
-		var o callbackOptions
-		if err := json.Unmarshal([]byte(*options), &o); err != nil {
-			return r, fmt.Errorf("callback options of %s: %w", req.ID, err)
-		}
-		cb.Timeout, cb.Header = time.Duration(o.TimeoutMS)*time.Millisecond, o.Header
+	if err := store.ReadCallbackOptions(cb, value(options)); err != nil {
+		return r, fmt.Errorf("callback options of %s: %w", req.ID, err)
 	}
 	req.NotBefore, req.ExpiresAt = fromMicros(notBefore), fromMicros(expires)
 	req.CreatedAt, req.StartedAt, req.WorkedAt = fromMicros(created), fromMicros(started), fromMicros(worked)
@@ -83,18 +79,12 @@ func (b *Backend) Request(ctx context.Context, id string) (tandem.Request, error
 	return r.Request, err
 }
 
-var errNotFound = &tandem.Error{Code: tandem.CodeNotFound, Message: "there is no such request"}
-
 // Requests implements engine.Store. A cursor is the seq of the last row of the
 // page before.
 func (b *Backend) Requests(ctx context.Context, q engine.Query) (engine.Page, error) {
-	before := int64(1<<63 - 1)
-	if q.Cursor != "" {
-		seq, err := strconv.ParseInt(q.Cursor, 36, 64)
-		if err != nil || seq < 1 {
-			return engine.Page{}, tandem.Invalid("cursor", "not a cursor of this service; take it from the Link header of the page before")
-		}
-		before = seq
+	before, err := store.ReadCursor(q.Cursor)
+	if err != nil {
+		return engine.Page{}, err
 	}
 	text, args := pageQuery(q, before)
 	rows, err := b.query(ctx, text, args...)
@@ -104,7 +94,7 @@ func (b *Backend) Requests(ctx context.Context, q engine.Query) (engine.Page, er
 	page := engine.Page{Requests: []tandem.Request{}}
 	for i := range rows {
 		if i == q.Limit { // the one beyond: there is a next page
-			page.Next = strconv.FormatInt(rows[i-1].Seq, 36)
+			page.Next = store.Cursor(rows[i-1].Seq)
 			break
 		}
 		page.Requests = append(page.Requests, rows[i].Request)
@@ -349,7 +339,7 @@ func (r *rowReader) read(ctx context.Context, id string) (row, error) {
 	select {
 	case r.queue <- rowAsked{id, got}:
 	case <-r.ended:
-		return row{}, errClosed
+		return row{}, engine.ErrClosed
 	case <-ctx.Done():
 		return row{}, fmt.Errorf("read request: %w", ctx.Err())
 	}
@@ -414,7 +404,7 @@ func (r *rowReader) answer(asked []rowAsked) {
 		case err != nil:
 			a.got <- rowGot{err: fmt.Errorf("read request: %w", err)}
 		case !ok:
-			a.got <- rowGot{err: errNotFound}
+			a.got <- rowGot{err: engine.ErrNotFound}
 		default:
 			a.got <- rowGot{row: one}
 		}

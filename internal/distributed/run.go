@@ -53,6 +53,7 @@ func (b *Backend) Run(ctx context.Context, steps engine.Steps) error {
 	loops.Go(func() { r.every(expiryCheck, "failing expired requests", r.expire) })
 	loops.Go(func() { r.every(overdueCheck, "failing interrupted requests", r.failOverdue) })
 	loops.Go(func() { r.every(time.Minute, "deleting what is too old", r.forget) })
+	loops.Go(func() { r.every(restoreCheck, "making lost jobs again", b.restore) })
 	if b.opts.Retain > 0 {
 		loops.Go(func() { r.every(pruneEvery(b.opts.Retain), "deleting old requests", b.prune) })
 	}

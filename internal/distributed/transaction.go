@@ -10,25 +10,24 @@ import (
 	"github.com/riverqueue/river"
 
 	"tandem"
+	"tandem/internal/engine"
+	"tandem/internal/store"
 )
 
 // transaction is one batch under way: the jobs that its rows give rise to, and
 // the changes to the counters, which are written once at its end.
 type transaction struct {
-	tx      pgx.Tx
-	w       *writer
-	shard   int
-	room    int64 // that it has taken
-	pending int64 // by which the requests that wait become more
+	tx    pgx.Tx
+	w     *writer
+	shard int
+	room  int64 // that it has taken
 
-	jobs     []river.InsertManyParams
-	requests map[standing]change
-	errors   map[category]int64
-	pruned   map[string]int64 // by owner
+	store.Tally
+	jobs []river.InsertManyParams
 }
 
 func newTransaction(tx pgx.Tx, w *writer, shard int) *transaction {
-	return &transaction{tx: tx, w: w, shard: shard, requests: make(map[standing]change), errors: make(map[category]int64), pruned: make(map[string]int64)}
+	return &transaction{tx: tx, w: w, shard: shard, Tally: store.NewTally()}
 }
 
 // run makes the writes, kind by kind.
@@ -36,11 +35,8 @@ func (t *transaction) run(ctx context.Context, batch []*write) error {
 	var byKind [lastKind + 1][]*write
 	for _, wr := range batch {
 		wr.made, wr.answer, wr.holder = false, nil, "" // it may have been tried before
-		if wr.note != nil {
-			wr.note.state.CompareAndSwap(noteWaits, noteWritten)
-			if wr.note.state.Load() == noteDropped {
-				continue
-			}
+		if wr.note != nil && !wr.note.Take() {
+			continue
 		}
 		byKind[wr.kind] = append(byKind[wr.kind], wr)
 	}
@@ -57,7 +53,7 @@ func (t *transaction) run(ctx context.Context, batch []*write) error {
 		}
 		for _, wr := range writes {
 			if !wr.made && wr.answer == nil && wr.holder == "" {
-				wr.answer = errMovedOn
+				wr.answer = engine.ErrMovedOn
 			}
 		}
 	}
@@ -68,8 +64,6 @@ func (t *transaction) run(ctx context.Context, batch []*write) error {
 	}
 	return t.writeCounters(ctx)
 }
-
-var errMovedOn = &tandem.Error{Code: tandem.CodeConflict, Message: "the request has moved on"}
 
 // query runs a statement that returns, for each write that it made, its place in
 // writes and the state of its callback.
@@ -149,8 +143,8 @@ const requeueQuery = `
 func (t *transaction) moved(writes []*write, from, to tandem.Status) {
 	for _, wr := range writes {
 		if wr.made {
-			t.count(&wr.req, from, wr.state, -1)
-			t.count(&wr.req, to, wr.state, +1)
+			t.Count(&wr.req, from, wr.state, -1)
+			t.Count(&wr.req, to, wr.state, +1)
 		}
 	}
 }
@@ -172,7 +166,7 @@ func (t *transaction) finish(ctx context.Context, writes []*write) error {
 			column(writes, dueAt))
 		for _, wr := range writes {
 			if wr.made {
-				t.count(&wr.req, tandem.Processing, wr.state, -1)
+				t.Count(&wr.req, tandem.Processing, wr.state, -1)
 			}
 		}
 		return err
@@ -227,7 +221,7 @@ func (t *transaction) fail(ctx context.Context, writes []*write) error {
 	}
 	for _, wr := range writes {
 		if wr.made {
-			t.count(&wr.req, tandem.Pending, wr.state, -1)
+			t.Count(&wr.req, tandem.Pending, wr.state, -1)
 			wr.req.Status = tandem.Failed
 			t.worked(wr)
 		}
@@ -249,9 +243,9 @@ const failQuery = `
 func (t *transaction) worked(wr *write) {
 	req := &wr.req
 	req.Callback.State = wr.state
-	t.count(req, req.Status, wr.state, +1)
+	t.Count(req, req.Status, wr.state, +1)
 	if req.Failure != nil {
-		t.countError(req, "work", string(req.Failure.Code))
+		t.CountError(req, "work", string(req.Failure.Code))
 	}
 	req.Callback.NextAt = time.Time{}
 	if wr.state == tandem.CallbackPending {
@@ -283,8 +277,8 @@ func (t *transaction) release(ctx context.Context, writes []*write) error {
 		}
 		for _, wr := range rest {
 			if wr.made {
-				t.count(&wr.req, status, tandem.CallbackNone, -1)
-				t.count(&wr.req, status, wr.state, +1)
+				t.Count(&wr.req, status, tandem.CallbackNone, -1)
+				t.Count(&wr.req, status, wr.state, +1)
 			}
 		}
 	}
@@ -309,8 +303,8 @@ func (t *transaction) redeliver(ctx context.Context, writes []*write) error {
 	}
 	for _, wr := range writes {
 		if wr.made {
-			t.count(&wr.req, wr.req.Status, wr.req.Callback.State, -1)
-			t.count(&wr.req, wr.req.Status, tandem.CallbackPending, +1)
+			t.Count(&wr.req, wr.req.Status, wr.req.Callback.State, -1)
+			t.Count(&wr.req, wr.req.Status, tandem.CallbackPending, +1)
 			t.jobs = append(t.jobs, deliverJob(&wr.req))
 		}
 	}

@@ -159,8 +159,7 @@ func (t *transaction) prune(seq int64) (deleted bool, err error) {
 		return false, err
 	}
 	req.StartedAt, req.WorkedAt = fromMicros(started), fromMicros(worked)
-	t.count(&req, req.Status, req.Callback.State, -1)
-	t.pruned[req.Owner]++
+	t.Prune(&req)
 	return true, nil
 }
 

@@ -8,58 +8,20 @@ import (
 	"strconv"
 
 	"tandem"
+	"tandem/internal/engine"
+	"tandem/internal/store"
 )
 
 // transaction is one batch under way: the prepared statements, and the changes
 // to the counters, which are written once at its end.
 type transaction struct {
 	*statements
-	pending, maxPending int
-	requests            map[standing]change
-	errors              map[category]int64
-	pruned              map[string]int64 // by owner
+	store.Tally
+	room int // for requests that wait to be started, when it began
 }
 
-// standing is what the request counters are keyed by.
-type standing struct {
-	owner    string
-	mode     tandem.Mode
-	status   tandem.Status
-	callback tandem.CallbackState
-}
-
-type change struct{ requests, processingMicros int64 }
-
-type category struct{ owner, source, name string }
-
-func newTransaction(s *statements, pending, maxPending int) *transaction {
-	return &transaction{
-		statements: s,
-		pending:    pending,
-		maxPending: maxPending,
-		requests:   make(map[standing]change),
-		errors:     make(map[category]int64),
-		pruned:     make(map[string]int64),
-	}
-}
-
-// count adds n requests that stand as req does with the given status and
-// callback state.
-func (t *transaction) count(req *tandem.Request, status tandem.Status, cb tandem.CallbackState, n int64) {
-	key := standing{req.Owner, req.Mode, status, cb}
-	c := t.requests[key]
-	c.requests += n
-	if status.Worked() {
-		c.processingMicros += n * req.ProcessingTime().Microseconds()
-	}
-	t.requests[key] = c
-	if req.Mode == tandem.Async && status == tandem.Pending {
-		t.pending += int(n)
-	}
-}
-
-func (t *transaction) countError(req *tandem.Request, source, name string) {
-	t.errors[category{req.Owner, source, name}]++
+func newTransaction(s *statements, room int) *transaction {
+	return &transaction{statements: s, Tally: store.NewTally(), room: room}
 }
 
 // readState reads where the callback of a request stands that somebody waited
@@ -72,21 +34,21 @@ func (t *transaction) readState(req *tandem.Request) error {
 }
 
 func (t *transaction) writeCounters() error {
-	for key, c := range t.requests {
-		if c == (change{}) {
+	for key, c := range t.Requests {
+		if c == (store.Change{}) {
 			continue
 		}
-		_, err := t.addRequests.Exec(key.owner, string(key.mode), string(key.status), string(key.callback), c.requests, c.processingMicros)
+		_, err := t.addRequests.Exec(key.Owner, string(key.Mode), string(key.Status), string(key.Callback), c.Requests, c.ProcessingMicros)
 		if err != nil {
 			return fmt.Errorf("count requests: %w", err)
 		}
 	}
-	for key, n := range t.errors {
-		if _, err := t.addErrors.Exec(key.owner, key.source, key.name, n); err != nil {
+	for key, n := range t.Errors {
+		if _, err := t.addErrors.Exec(key.Owner, key.Source, key.Name, n); err != nil {
 			return fmt.Errorf("count errors: %w", err)
 		}
 	}
-	for owner, n := range t.pruned {
+	for owner, n := range t.Pruned {
 		if _, err := t.addPruned.Exec(owner, n); err != nil {
 			return fmt.Errorf("count what was pruned: %w", err)
 		}
@@ -94,7 +56,7 @@ func (t *transaction) writeCounters() error {
 	return nil
 }
 
-// changed runs a guarded statement. It returns CodeConflict if no row stood as
+// changed runs a guarded statement. It returns ErrMovedOn if no row stood as
 // the guard asks.
 func changed(stmt *sql.Stmt, args ...any) error {
 	result, err := stmt.Exec(args...)
@@ -104,7 +66,7 @@ func changed(stmt *sql.Stmt, args ...any) error {
 	if n, err := result.RowsAffected(); err != nil || n == 1 {
 		return err
 	}
-	return &tandem.Error{Code: tandem.CodeConflict, Message: "the request has moved on"}
+	return engine.ErrMovedOn
 }
 
 // holdsQuery finds the request that an Idempotency-Key stands for.

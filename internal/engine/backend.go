@@ -84,6 +84,14 @@ type Store interface {
 	Ready(ctx context.Context) error
 }
 
+// What a Store answers beside ErrKeyReused.
+var (
+	ErrNotFound = &tandem.Error{Code: tandem.CodeNotFound, Message: "there is no such request"}
+	ErrMovedOn  = &tandem.Error{Code: tandem.CodeConflict, Message: "the request has moved on"}
+	ErrFull     = &tandem.Error{Code: tandem.CodeBusy, Message: "the backlog is full", RetryAfter: 5 * time.Second}
+	ErrClosed   = &tandem.Error{Code: tandem.CodeDraining, Message: "the database is closed"}
+)
+
 // Backend is a Store that also decides when steps run.
 type Backend interface {
 	Store

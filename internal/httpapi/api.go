@@ -42,6 +42,9 @@ type Options struct {
 	CORSOrigins []string
 	// SeparateAdmin moves the metrics and the docs to Admin.
 	SeparateAdmin bool
+	// Queue is what shows operators the queue, at QueuePath of Admin; nil: there
+	// is none.
+	Queue http.Handler
 
 	// Notices are shown at /healthz: what an operator chose that makes the
 	// service less safe or less durable than it could be.
@@ -69,7 +72,7 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) { a.main.ServeHT
 
 // Admin answers operators, whom it does not ask for a key: it must be served
 // where nobody else can reach it. Besides what tells how the service is doing
-// it has the profiles of net/http/pprof.
+// it has the profiles of net/http/pprof, and the pages of the queue.
 func (a *API) Admin() http.Handler { return a.admin }
 
 // New returns the handler of the whole API, or what is wrong with the options.
@@ -80,11 +83,11 @@ func New(e *engine.Engine, opts Options) (*API, error) {
 	a := &API{engine: e, opts: opts, log: opts.Logger, rates: rates{limiter: opts.NewLimiter}, guesses: limit.New(wrongKeys), metrics: newHTTPMetrics(opts.Registry)}
 	mux, admin := http.NewServeMux(), http.NewServeMux()
 	a.routes(mux, admin)
-	main, err := a.forBrowsers(a.recovered(a.entering(mux)))
+	main, err := a.forBrowsers(a.recovered(a.entering(mux)), opts.CORSOrigins)
 	if err != nil {
 		return nil, err
 	}
-	forOperators, err := a.forBrowsers(a.recovered(admin))
+	forOperators, err := a.forBrowsers(a.recovered(admin), nil)
 	a.main, a.admin = a.observed(main), a.observed(forOperators)
 	return a, err
 }
@@ -150,6 +153,9 @@ func (a *API) operatorRoutes(admin, everybody *http.ServeMux) {
 	admin.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 	admin.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
 	admin.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	if a.opts.Queue != nil {
+		a.queue(admin)
+	}
 }
 
 // refuseTheRest answers what no route takes: 405 for a known path, OPTIONS

@@ -33,11 +33,11 @@ const (
 const apiPolicy = "default-src 'none'; frame-ancestors 'none'"
 
 // forBrowsers tells browsers what not to do with our answers, lets pages of the
-// origins that the operator named use the service, and turns away requests that
-// a page of any other origin makes in somebody's name.
-func (a *API) forBrowsers(next http.Handler) (http.Handler, error) {
+// named origins use what next serves, and turns away requests that a page of any
+// other origin makes in somebody's name.
+func (a *API) forBrowsers(next http.Handler, origins []string) (http.Handler, error) {
 	guard := http.NewCrossOriginProtection()
-	for _, origin := range a.opts.CORSOrigins {
+	for _, origin := range origins {
 		if err := guard.AddTrustedOrigin(origin); err != nil {
 			return nil, err
 		}
@@ -53,7 +53,7 @@ func (a *API) forBrowsers(next http.Handler) (http.Handler, error) {
 		if r.TLS != nil {
 			h.Set("Strict-Transport-Security", "max-age=31536000")
 		}
-		if preflight := a.share(h, r); preflight {
+		if preflight := share(h, r, origins); preflight {
 			w.WriteHeader(http.StatusNoContent)
 			return
 		}
@@ -69,13 +69,13 @@ func (a *API) forBrowsers(next http.Handler) (http.Handler, error) {
 // share lets a page of a named origin read the answer (the Fetch standard's CORS
 // protocol). It reports whether the request is a preflight, which is answered
 // then.
-func (a *API) share(h http.Header, r *http.Request) (preflight bool) {
-	if len(a.opts.CORSOrigins) == 0 {
+func share(h http.Header, r *http.Request, origins []string) (preflight bool) {
+	if len(origins) == 0 {
 		return false
 	}
 	h.Add("Vary", "Origin")
 	origin := r.Header.Get("Origin")
-	if !slices.Contains(a.opts.CORSOrigins, origin) {
+	if !slices.Contains(origins, origin) {
 		return false
 	}
 	h.Set("Access-Control-Allow-Origin", origin)
