@@ -59,8 +59,11 @@ func (t *transaction) insert(ctx context.Context, writes []*write) error {
 			continue // a note whose request has its outcome
 		}
 		t.Count(&wr.req, wr.req.Status, wr.req.Callback.State, +1)
-		if wr.req.Mode == tandem.Async && wr.req.Status == tandem.Pending {
-			t.jobs = append(t.jobs, processJob(&wr.req))
+		switch {
+		case wr.hold > 0:
+			t.add(processJob(&wr.req), wr)
+		case wr.req.Mode == tandem.Async && wr.req.Status == tandem.Pending:
+			t.add(processJob(&wr.req), nil)
 		}
 	}
 	return nil

@@ -58,6 +58,13 @@ func (t *transaction) settle(ctx context.Context, writes []*write) error {
 			continue
 		}
 		made = append(made, wr)
+		switch {
+		case wr.req.Callback.NextAt.IsZero():
+			t.end(wr.job)
+		case wr.job.held: // one that River has given to this process is snoozed
+			t.end(wr.job)
+			t.add(deliverJob(&wr.req), nil)
+		}
 		t.Count(&wr.req, before[wr], tandem.CallbackPending, -1)
 		t.Count(&wr.req, wr.req.Status, wr.req.Callback.State, +1)
 		if wr.attempt.Class != tandem.ClassNone {

@@ -63,7 +63,7 @@ func queries() []explained {
 		{"delete keys", deleteKeysQuery, []any{id}},
 		{"start", startQuery, []any{id, n, at, "me"}},
 		{"requeue", requeueQuery, []any{id, n, n}},
-		{"finish", finishQuery, []any{id, n, text, at, at, bytes, text, text, n, at}},
+		{"finish", finishQuery, []any{id, n, text, at, at, bytes, text, text, n, at, at, "me"}},
 		{"fail", failQuery, []any{id, n, at, text, text, at}},
 		{"release", releaseQuery, []any{id, "pending"}},
 		{"redeliver", redeliverQuery, []any{id, text, text, at, at, n}},

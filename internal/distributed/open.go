@@ -10,6 +10,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -126,6 +127,10 @@ type Backend struct {
 	breakers *breakers
 	notes    store.Notes
 	working  working
+
+	here        atomic.Pointer[runner] // takes steps at once; nil if none does
+	processJobs ownJobs
+	deliverJobs ownJobs
 
 	teardown []func() error // last in, first out
 }

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/riverqueue/river"
 
 	"tandem"
 	"tandem/internal/engine"
@@ -23,7 +22,8 @@ type transaction struct {
 	room  int64 // that it has taken
 
 	store.Tally
-	jobs []river.InsertManyParams
+	jobs  []newJob
+	ended []int64 // jobs
 }
 
 func newTransaction(tx pgx.Tx, w *writer, shard int) *transaction {
@@ -34,7 +34,7 @@ func newTransaction(tx pgx.Tx, w *writer, shard int) *transaction {
 func (t *transaction) run(ctx context.Context, batch []*write) error {
 	var byKind [lastKind + 1][]*write
 	for _, wr := range batch {
-		wr.made, wr.answer, wr.holder = false, nil, "" // it may have been tried before
+		wr.made, wr.answer, wr.holder, wr.held = false, nil, "", 0 // it may have been tried before
 		if wr.note != nil && !wr.note.Take() {
 			continue
 		}
@@ -57,10 +57,8 @@ func (t *transaction) run(ctx context.Context, batch []*write) error {
 			}
 		}
 	}
-	if len(t.jobs) > 0 {
-		if _, err := t.w.insert.InsertManyFastTx(ctx, t.tx, t.jobs); err != nil {
-			return fmt.Errorf("insert jobs: %w", err)
-		}
+	if err := t.writeJobs(ctx); err != nil {
+		return err
 	}
 	return t.writeCounters(ctx)
 }
@@ -130,6 +128,12 @@ func (t *transaction) requeue(ctx context.Context, writes []*write) error {
 	err := t.query(ctx, "requeue requests", writes, requeueQuery, ids(writes), epochs(writes),
 		column(writes, func(wr *write) int { return wr.starts }))
 	t.moved(writes, tandem.Processing, tandem.Pending)
+	for _, wr := range writes {
+		if wr.made && wr.job.held {
+			t.end(wr.job)
+			t.add(processJob(&wr.req), nil)
+		}
+	}
 	return err
 }
 
@@ -163,9 +167,15 @@ func (t *transaction) finish(ctx context.Context, writes []*write) error {
 			column(writes, func(wr *write) *int64 { return micros(wr.req.WorkedAt) }),
 			column(writes, func(wr *write) []byte { return wr.req.Result }),
 			column(writes, failureCode), column(writes, failureMessage), column(writes, failureUpstream),
-			column(writes, dueAt))
+			column(writes, dueAt), column(writes, func(wr *write) *int64 {
+				if wr.hold == 0 {
+					return nil
+				}
+				return ptr(wr.hold.Microseconds())
+			}), t.w.name)
 		for _, wr := range writes {
 			if wr.made {
+				t.end(wr.job)
 				t.Count(&wr.req, tandem.Processing, wr.state, -1)
 			}
 		}
@@ -204,10 +214,12 @@ func (t *transaction) finish(ctx context.Context, writes []*write) error {
 const finishQuery = `
 	UPDATE requests r SET status = u.status, started_at = u.started_at, worked_at = u.worked_at, result = u.result,
 		failure_code = u.code, failure_message = u.message, failure_upstream = u.upstream,
-		next_attempt_at = CASE WHEN r.callback_state = 'pending' THEN u.due END
+		next_attempt_at = CASE WHEN r.callback_state = 'pending' THEN u.due END,
+		attempt_by = CASE WHEN r.callback_state = 'pending' AND u.hold IS NOT NULL THEN $12 END,
+		attempt_till = CASE WHEN r.callback_state = 'pending' THEN ` + postgresMicros + ` + u.hold END
 	FROM unnest($1::text[], $2::int[], $3::text[], $4::bigint[], $5::bigint[], $6::bytea[],
-		$7::text[], $8::text[], $9::int[], $10::bigint[])
-		WITH ORDINALITY AS u(id, epoch, status, started_at, worked_at, result, code, message, upstream, due, n)
+		$7::text[], $8::text[], $9::int[], $10::bigint[], $11::bigint[])
+		WITH ORDINALITY AS u(id, epoch, status, started_at, worked_at, result, code, message, upstream, due, hold, n)
 	WHERE r.id = u.id AND r.status = 'processing' AND r.epoch = u.epoch
 	RETURNING u.n, r.callback_state`
 
@@ -250,7 +262,11 @@ func (t *transaction) worked(wr *write) {
 	req.Callback.NextAt = time.Time{}
 	if wr.state == tandem.CallbackPending {
 		req.Callback.NextAt = time.UnixMicro(*dueAt(wr)).UTC()
-		t.jobs = append(t.jobs, deliverJob(req))
+		if wr.hold > 0 {
+			t.add(deliverJob(req), wr)
+		} else {
+			t.add(deliverJob(req), nil)
+		}
 	}
 }
 
@@ -305,7 +321,7 @@ func (t *transaction) redeliver(ctx context.Context, writes []*write) error {
 		if wr.made {
 			t.Count(&wr.req, wr.req.Status, wr.req.Callback.State, -1)
 			t.Count(&wr.req, wr.req.Status, tandem.CallbackPending, +1)
-			t.jobs = append(t.jobs, deliverJob(&wr.req))
+			t.add(deliverJob(&wr.req), nil)
 		}
 	}
 	return nil

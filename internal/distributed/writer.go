@@ -42,12 +42,15 @@ type write struct {
 	attempt *tandem.Attempt        // of a settle
 	starts  int                    // that a requeue takes back
 	note    *store.Note            // of an insert that nobody waits for
+	job     ownJob                 // of this process, which ends with the step
+	hold    time.Duration          // for how long the next job is held for this process; 0: it is anybody's
 
 	// What has come of it, as the batch sees it.
 	made   bool // it has changed its row
 	answer error
 	holder string // of the key
 	seq    int64
+	held   int64                // the job that is held
 	state  tandem.CallbackState // of the row
 }
 
