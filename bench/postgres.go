@@ -15,10 +15,9 @@ import (
 )
 
 const (
-	mostProcesses = 3
-	acceptConns   = 256
-	wholeConns    = 64
-	wholeCount    = 6_000 // requests of one measurement of the whole path
+	acceptConns = 256
+	wholeConns  = 64
+	wholeCount  = 6_000 // requests of one measurement of the whole path
 )
 
 // measurePostgres compares one, two and three processes on one Postgres that
@@ -43,7 +42,7 @@ func measurePostgres(ctx context.Context, b *bench) (err error) {
 		{"durable accepts", 0.35, s.accepts},
 		{"whole async path", 0.1, s.whole},
 	} {
-		var all [mostProcesses][]measured
+		all := make([][]measured, b.processes)
 		for round := range b.rounds {
 			for i := range all {
 				m, err := what.measure(ctx, i+1)

@@ -2,7 +2,6 @@ package distributed
 
 import (
 	"context"
-	"fmt"
 
 	"tandem"
 )
@@ -71,7 +70,8 @@ func (t *transaction) settle(ctx context.Context, writes []*write) error {
 			t.CountError(&wr.req, "callback", string(wr.attempt.Class))
 		}
 	}
-	return t.insertAttempts(ctx, made)
+	t.insertAttempts(made)
+	return nil
 }
 
 const settleQuery = `
@@ -84,11 +84,11 @@ const settleQuery = `
 		AND (r.attempt_by IS NULL OR r.attempt_by = $10)
 	RETURNING u.n, r.callback_state`
 
-func (t *transaction) insertAttempts(ctx context.Context, writes []*write) error {
+func (t *transaction) insertAttempts(writes []*write) {
 	if len(writes) == 0 {
-		return nil
+		return
 	}
-	_, err := t.tx.Exec(ctx, `
+	t.last.Queue(`
 		INSERT INTO attempts (request_id, number, at, duration_us, status, class, error, answer)
 		SELECT * FROM unnest($1::text[], $2::int[], $3::bigint[], $4::bigint[], $5::int[], $6::text[], $7::text[], $8::bytea[])`,
 		ids(writes),
@@ -99,8 +99,4 @@ func (t *transaction) insertAttempts(ctx context.Context, writes []*write) error
 		column(writes, func(wr *write) string { return string(wr.attempt.Class) }),
 		column(writes, func(wr *write) string { return clean(wr.attempt.Error) }),
 		column(writes, func(wr *write) []byte { return wr.attempt.Answer }))
-	if err != nil {
-		return fmt.Errorf("insert attempts: %w", err)
-	}
-	return nil
 }

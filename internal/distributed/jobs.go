@@ -93,9 +93,7 @@ func (t *transaction) end(job ownJob) {
 // writeJobs makes and deletes the transaction's jobs.
 func (t *transaction) writeJobs(ctx context.Context) error {
 	if len(t.ended) > 0 {
-		if _, err := t.tx.Exec(ctx, deleteJobsQuery, t.ended); err != nil {
-			return fmt.Errorf("delete jobs: %w", err)
-		}
+		t.last.Queue(deleteJobsQuery, t.ended)
 	}
 	if len(t.jobs) == 0 {
 		return nil

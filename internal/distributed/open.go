@@ -244,7 +244,8 @@ func (b *Backend) openPools(ctx context.Context, database string) error {
 	// Plans are made while the tables are small, and kept when they have grown:
 	// every query has an index that is right then. What costs a plan without one
 	// would set off the compiler, for seconds.
-	settings := map[string]string{"application_name": "tandem", "enable_seqscan": "off", "jit": "off", "synchronous_commit": "on"}
+	settings := map[string]string{"application_name": "tandem", "enable_seqscan": "off", "jit": "off",
+		"enable_hashjoin": "off", "enable_mergejoin": "off", "synchronous_commit": "on"}
 	var err error
 	if b.pool, err = open(rowConnections, settings); err != nil {
 		return err

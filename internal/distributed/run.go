@@ -46,6 +46,8 @@ func (b *Backend) Run(ctx context.Context, steps engine.Steps) error {
 		suspects: make(chan struct{}, 1),
 		places:   newPlaces(b.opts.MaxAttempts),
 	}
+	b.here.Store(r)
+	defer b.here.Store(nil)
 	client, err := r.start()
 	if err != nil {
 		return err
@@ -58,11 +60,7 @@ func (b *Backend) Run(ctx context.Context, steps engine.Steps) error {
 	if b.opts.Retain > 0 {
 		loops.Go(func() { r.every(pruneEvery(b.opts.Retain), "deleting old requests", b.prune) })
 	}
-	if client != nil {
-		b.here.Store(r)
-	}
 	<-ctx.Done()
-	b.here.Store(nil)
 	r.running.close()
 	if client != nil {
 		r.stop(client)

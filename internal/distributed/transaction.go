@@ -23,7 +23,8 @@ type transaction struct {
 
 	store.Tally
 	jobs  []newJob
-	ended []int64 // jobs
+	ended []int64   // jobs
+	last  pgx.Batch // statements that nothing in the transaction depends on
 }
 
 func newTransaction(tx pgx.Tx, w *writer, shard int) *transaction {
@@ -60,7 +61,19 @@ func (t *transaction) run(ctx context.Context, batch []*write) error {
 	if err := t.writeJobs(ctx); err != nil {
 		return err
 	}
-	return t.writeCounters(ctx)
+	t.writeCounters()
+	return t.sendLast(ctx)
+}
+
+// sendLast makes the statements that were kept for the end, in one round trip.
+func (t *transaction) sendLast(ctx context.Context) error {
+	if t.last.Len() == 0 {
+		return nil
+	}
+	if err := t.tx.SendBatch(ctx, &t.last).Close(); err != nil {
+		return fmt.Errorf("record attempts, jobs and counters: %w", err)
+	}
+	return nil
 }
 
 // query runs a statement that returns, for each write that it made, its place in
