@@ -119,7 +119,7 @@ func (b *Backend) deleteSettled(ctx context.Context, seqs []int64) (err error) {
 		return err
 	}
 	t.writeCounters()
-	if err := t.sendLast(ctx); err != nil {
+	if err := t.send(ctx, &t.last); err != nil {
 		return err
 	}
 	return tx.Commit(ctx)

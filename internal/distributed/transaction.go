@@ -24,6 +24,7 @@ type transaction struct {
 	store.Tally
 	jobs  []newJob
 	ended []int64   // jobs
+	first pgx.Batch // statements that depend on nothing in the transaction
 	last  pgx.Batch // statements that nothing in the transaction depends on
 }
 
@@ -40,6 +41,20 @@ func (t *transaction) run(ctx context.Context, batch []*write) error {
 			continue
 		}
 		byKind[wr.kind] = append(byKind[wr.kind], wr)
+	}
+	// What every request comes by asks first, all together.
+	asks := [lastKind + 1]func(context.Context, []*write) error{
+		inserting: t.askInsert, starting: t.askStart, finishing: t.askFinish, claiming: t.askClaim, settling: t.askSettle,
+	}
+	for kind, ask := range asks {
+		if ask != nil && len(byKind[kind]) > 0 {
+			if err := ask(ctx, byKind[kind]); err != nil {
+				return err
+			}
+		}
+	}
+	if err := t.send(ctx, &t.first); err != nil {
+		return err
 	}
 	steps := [lastKind + 1]func(context.Context, []*write) error{
 		inserting: t.insert, starting: t.start, requeuing: t.requeue, finishing: t.finish, failing: t.fail,
@@ -62,37 +77,39 @@ func (t *transaction) run(ctx context.Context, batch []*write) error {
 		return err
 	}
 	t.writeCounters()
-	return t.sendLast(ctx)
+	return t.send(ctx, &t.last)
 }
 
-// sendLast makes the statements that were kept for the end, in one round trip.
-func (t *transaction) sendLast(ctx context.Context) error {
-	if t.last.Len() == 0 {
+// send makes statements in one round trip.
+func (t *transaction) send(ctx context.Context, statements *pgx.Batch) error {
+	if statements.Len() == 0 {
 		return nil
 	}
-	if err := t.tx.SendBatch(ctx, &t.last).Close(); err != nil {
-		return fmt.Errorf("record attempts, jobs and counters: %w", err)
-	}
-	return nil
+	return t.tx.SendBatch(ctx, statements).Close()
 }
 
-// query runs a statement that returns, for each write that it made, its place in
-// writes and the state of its callback.
-func (t *transaction) query(ctx context.Context, what string, writes []*write, sql string, args ...any) error {
-	rows, err := t.tx.Query(ctx, sql, args...)
-	if err != nil {
-		return fmt.Errorf("%s: %w", what, err)
-	}
-	var n int
-	var state tandem.CallbackState
-	_, err = pgx.ForEachRow(rows, []any{&n, &state}, func() error {
-		writes[n-1].made, writes[n-1].state = true, state
+// ask puts a statement into a batch that returns, for each write that it made,
+// its place in writes and the state of its callback.
+func (t *transaction) ask(in *pgx.Batch, what string, writes []*write, sql string, args ...any) {
+	in.Queue(sql, args...).Query(func(rows pgx.Rows) error {
+		var n int
+		var state tandem.CallbackState
+		_, err := pgx.ForEachRow(rows, []any{&n, &state}, func() error {
+			writes[n-1].made, writes[n-1].state = true, state
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("%s: %w", what, err)
+		}
 		return nil
 	})
-	if err != nil {
-		return fmt.Errorf("%s: %w", what, err)
-	}
-	return nil
+}
+
+// query makes such a statement at once.
+func (t *transaction) query(ctx context.Context, what string, writes []*write, sql string, args ...any) error {
+	var one pgx.Batch
+	t.ask(&one, what, writes, sql, args...)
+	return t.send(ctx, &one)
 }
 
 // left returns the writes that have changed nothing yet.
@@ -123,11 +140,15 @@ func epochs(writes []*write) []int {
 	return column(writes, func(wr *write) int { return wr.req.Epoch })
 }
 
-func (t *transaction) start(ctx context.Context, writes []*write) error {
-	err := t.query(ctx, "start requests", writes, startQuery, ids(writes), epochs(writes),
+func (t *transaction) askStart(_ context.Context, writes []*write) error {
+	t.ask(&t.first, "start requests", writes, startQuery, ids(writes), epochs(writes),
 		column(writes, func(wr *write) *int64 { return micros(wr.req.StartedAt) }), t.w.name)
+	return nil
+}
+
+func (t *transaction) start(_ context.Context, writes []*write) error {
 	t.moved(writes, tandem.Pending, tandem.Processing)
-	return err
+	return nil
 }
 
 const startQuery = `
@@ -166,37 +187,40 @@ func (t *transaction) moved(writes []*write, from, to tandem.Status) {
 	}
 }
 
-// finish records outcomes. A sync request that is not on record yet is inserted
+// askFinish records outcomes.
+func (t *transaction) askFinish(_ context.Context, writes []*write) error {
+	t.askOutcomes(&t.first, writes)
+	return nil
+}
+
+func (t *transaction) askOutcomes(in *pgx.Batch, writes []*write) {
+	t.ask(in, "record outcomes", writes, finishQuery, ids(writes), epochs(writes),
+		column(writes, func(wr *write) string { return string(wr.req.Status) }),
+		column(writes, func(wr *write) *int64 { return micros(wr.req.StartedAt) }),
+		column(writes, func(wr *write) *int64 { return micros(wr.req.WorkedAt) }),
+		column(writes, func(wr *write) []byte { return wr.req.Result }),
+		column(writes, failureCode), column(writes, failureMessage), column(writes, failureUpstream),
+		column(writes, dueAt), column(writes, func(wr *write) *int64 {
+			if wr.hold == 0 {
+				return nil
+			}
+			return ptr(wr.hold.Microseconds())
+		}), t.w.name)
+}
+
+// finish goes on from there. A sync request that is not on record yet is inserted
 // with its outcome. One that was waited for may have been released meanwhile,
 // and owes a callback then.
 func (t *transaction) finish(ctx context.Context, writes []*write) error {
-	finish := func(writes []*write) error {
-		if len(writes) == 0 {
-			return nil
-		}
-		err := t.query(ctx, "record outcomes", writes, finishQuery, ids(writes), epochs(writes),
-			column(writes, func(wr *write) string { return string(wr.req.Status) }),
-			column(writes, func(wr *write) *int64 { return micros(wr.req.StartedAt) }),
-			column(writes, func(wr *write) *int64 { return micros(wr.req.WorkedAt) }),
-			column(writes, func(wr *write) []byte { return wr.req.Result }),
-			column(writes, failureCode), column(writes, failureMessage), column(writes, failureUpstream),
-			column(writes, dueAt), column(writes, func(wr *write) *int64 {
-				if wr.hold == 0 {
-					return nil
-				}
-				return ptr(wr.hold.Microseconds())
-			}), t.w.name)
+	finished := func(writes []*write) {
 		for _, wr := range writes {
 			if wr.made {
 				t.end(wr.job)
 				t.Count(&wr.req, tandem.Processing, wr.state, -1)
 			}
 		}
-		return err
 	}
-	if err := finish(writes); err != nil {
-		return err
-	}
+	finished(writes)
 	var sync []*write
 	for _, wr := range left(writes) {
 		if wr.req.Mode == tandem.Sync {
@@ -212,8 +236,13 @@ func (t *transaction) finish(ctx context.Context, writes []*write) error {
 		}
 		// Those that are on record after all: another writer has committed their
 		// beginning since the first statement looked.
-		if err := finish(left(sync)); err != nil {
-			return err
+		if rest := left(sync); len(rest) > 0 {
+			var again pgx.Batch
+			t.askOutcomes(&again, rest)
+			if err := t.send(ctx, &again); err != nil {
+				return err
+			}
+			finished(rest)
 		}
 	}
 	for _, wr := range writes {

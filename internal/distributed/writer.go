@@ -47,7 +47,8 @@ type write struct {
 	// What has come of it, as the batch sees it.
 	made   bool // it has changed its row
 	answer error
-	holder string // of the key
+	holder string        // of the key
+	before tandem.Status // of a settle: what its request stood at
 	seq    int64
 	held   int64                // the job that is held
 	state  tandem.CallbackState // of the row
