@@ -37,7 +37,7 @@ type posted struct {
 // kills one after the other, while callers and a receiver keep a ledger outside
 // of them.
 func TestProcessesAreKilledUnderLoad(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	database := postgrestest.Database(t)
 	rcv := receive(t, nil)
 	go func() {
@@ -201,16 +201,6 @@ func TestProcessesAreKilledUnderLoad(t *testing.T) {
 		*clusterLength, kills, len(ledger), acknowledged, len(history), crashed, len(rcv.received()), repeated)
 	t.Logf("%d rescues, done %v to %v after the kill; all settled %v after the load", len(rescues),
 		slices.Min(rescues).Round(100*time.Millisecond), slices.Max(rescues).Round(100*time.Millisecond), settled.Round(100*time.Millisecond))
-}
-
-func openPostgres(t *testing.T, database string) *sql.DB {
-	t.Helper()
-	db, err := sql.Open("pgx", database)
-	if err != nil {
-		t.Fatal("the database cannot be opened")
-	}
-	t.Cleanup(func() { _ = db.Close() })
-	return db
 }
 
 // jobsOf returns the requests of which a dead process has jobs: given to it by

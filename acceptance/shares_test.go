@@ -11,60 +11,66 @@ import (
 // Both patterns ask for all the computing they can get, once with long work
 // async and short work sync, once the other way. Neither starves.
 func TestEachPatternKeepsItsShareOfTheCPU(t *testing.T) {
-	t.Parallel()
-	for _, row := range []struct {
-		name        string
-		sync, async int // complexity
-		backlog     int
-	}{
+	for _, load := range []bothPatterns{
 		{"many short sync callers, a backlog of long work", 1, 10, 500},
 		{"sync callers with long work, a backlog of short work", 10, 1, 3000},
 	} {
-		t.Run(row.name, func(t *testing.T) {
-			s := serve(t, "--database", newFile(t), "--workers", "2", "--rounds", "350000") // about 1 ms a unit
-			enough := newGate()
-			var posting sync.WaitGroup
-			for range 8 {
-				posting.Go(func() {
-					for range row.backlog / 8 {
-						if a, err := s.try("POST", "/async", submission{Workload: "compute", Complexity: row.async, Data: data}); err != nil || a.status != http.StatusAccepted {
-							t.Errorf("POST /async: %d %s, %v", a.status, a.body, err)
-						}
-					}
-				})
-			}
-			posting.Wait()
-			var calling sync.WaitGroup
-			for range 8 {
-				calling.Go(func() {
-					for !enough.isOpen() {
-						a, err := s.try("POST", "/sync", submission{Workload: "compute", Complexity: row.sync, Data: data})
-						if err != nil || a.status != http.StatusOK && a.status != http.StatusServiceUnavailable {
-							t.Errorf("POST /sync: %d %s, %v", a.status, a.body, err)
-							return
-						}
-					}
-				})
-			}
-			eventually(t, "callers are served", func() bool { return s.slotTimes()["sync"].seconds > 0 })
-			before := s.slotTimes()
-			var syncTime, asyncTime float64
-			eventually(t, "enough of both is worked", func() bool {
-				after := s.slotTimes()
-				syncTime, asyncTime = after["sync"].seconds-before["sync"].seconds, after["async"].seconds-before["async"].seconds
-				return after["sync"].count-before["sync"].count >= 40 && after["async"].count-before["async"].count >= 40
-			})
-			if left := s.stats().System.QueueDepth; left == 0 {
-				t.Error("the backlog was used up: nothing is shown")
-			}
-			enough.open()
-			calling.Wait()
-			all := syncTime + asyncTime
-			t.Logf("of the slots' time sync work had %.0f %%, async work %.0f %%", 100*syncTime/all, 100*asyncTime/all)
-			if min(syncTime, asyncTime) < 0.3*all {
-				t.Error("one starves the other")
+		t.Run(load.name, func(t *testing.T) {
+			onEach(t, func(t *testing.T, database string) { eachPatternKeepsItsShareOfTheCPU(t, load, database) })
+		})
+	}
+}
+
+// bothPatterns is a load of computing.
+type bothPatterns struct {
+	name        string
+	sync, async int // complexity
+	backlog     int
+}
+
+func eachPatternKeepsItsShareOfTheCPU(t *testing.T, load bothPatterns, database string) {
+	s := serve(t, "--database", database, "--workers", "2", "--rounds", "350000") // about 1 ms a unit
+	enough := newGate()
+	var posting sync.WaitGroup
+	for range 8 {
+		posting.Go(func() {
+			for range load.backlog / 8 {
+				if a, err := s.try("POST", "/async", submission{Workload: "compute", Complexity: load.async, Data: data}); err != nil || a.status != http.StatusAccepted {
+					t.Errorf("POST /async: %d %s, %v", a.status, a.body, err)
+				}
 			}
 		})
+	}
+	posting.Wait()
+	var calling sync.WaitGroup
+	for range 8 {
+		calling.Go(func() {
+			for !enough.isOpen() {
+				a, err := s.try("POST", "/sync", submission{Workload: "compute", Complexity: load.sync, Data: data})
+				if err != nil || a.status != http.StatusOK && a.status != http.StatusServiceUnavailable {
+					t.Errorf("POST /sync: %d %s, %v", a.status, a.body, err)
+					return
+				}
+			}
+		})
+	}
+	eventually(t, "callers are served", func() bool { return s.slotTimes()["sync"].seconds > 0 })
+	before := s.slotTimes()
+	var syncTime, asyncTime float64
+	eventually(t, "enough of both is worked", func() bool {
+		after := s.slotTimes()
+		syncTime, asyncTime = after["sync"].seconds-before["sync"].seconds, after["async"].seconds-before["async"].seconds
+		return after["sync"].count-before["sync"].count >= 40 && after["async"].count-before["async"].count >= 40
+	})
+	if left := s.stats().System.QueueDepth; left == 0 {
+		t.Error("the backlog was used up: nothing is shown")
+	}
+	enough.open()
+	calling.Wait()
+	all := syncTime + asyncTime
+	t.Logf("of the slots' time sync work had %.0f %%, async work %.0f %%", 100*syncTime/all, 100*asyncTime/all)
+	if min(syncTime, asyncTime) < 0.3*all {
+		t.Error("one starves the other")
 	}
 }
 

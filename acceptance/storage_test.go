@@ -1,21 +1,34 @@
 package acceptance
 
 import (
+	"fmt"
+	"os/exec"
 	"testing"
 
 	"tandem/internal/postgrestest"
 )
 
 // onEach runs a test on each kind of database: a SQLite file that does not exist
-// yet, and an empty Postgres.
+// yet, and a Postgres with nothing but the schema in it.
 func onEach(t *testing.T, test func(t *testing.T, database string)) {
+	t.Helper()
 	t.Parallel()
 	t.Run("file", func(t *testing.T) {
-		t.Parallel()
+		parallel(t)
 		test(t, newFile(t))
 	})
 	t.Run("postgres", func(t *testing.T) {
-		t.Parallel()
-		test(t, postgrestest.Database(t))
+		parallel(t)
+		test(t, migrated.Database(t))
 	})
 }
+
+// migrated is a Postgres that tandem migrate has seen.
+var migrated = postgrestest.Template{Prepare: func(url string) error {
+	migrate := exec.Command(program, "migrate")
+	migrate.Env = append(plainEnvironment(), "TANDEM_DATABASE="+url)
+	if text, err := migrate.CombinedOutput(); err != nil {
+		return fmt.Errorf("tandem migrate: %w\n%s", err, text)
+	}
+	return nil
+}}

@@ -33,7 +33,7 @@ var scenarios = []scenario{
 	{"saturated", "acceptance while all workers are busy, against an idle service", measureSaturated},
 	{"sync", "the sync path against a bare handler that runs the same work", measureSync},
 	{"overload", "ten times the capacity, both patterns, against the peak", measureOverload},
-	{"history", "a file of a million requests", measureHistory},
+	{"history", "a million requests on file, and the same on Postgres", measureHistory},
 	{"backlog", "a file of a million requests that wait", measureBacklog},
 	{"retention", "acceptance while old requests are deleted, against keeping them", measureRetention},
 	{"lab", "the load generator against hey, and how it keeps to a schedule", measureLab},

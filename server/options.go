@@ -221,11 +221,15 @@ func (o *Options) policy() callback.Policy {
 	return policy
 }
 
-// notices tells what the options make less safe or less durable.
-func (o *Options) notices() []string {
+// notices tells what the options make less safe or less durable. durable is what
+// the database says of itself.
+func (o *Options) notices(durable bool) []string {
 	var n []string
-	if o.Database == Memory {
+	switch {
+	case o.Database == Memory:
 		n = append(n, "not durable: requests are kept in memory and are lost when the service stops")
+	case !durable:
+		n = append(n, "not durable: this Postgres does not wait for the disk (fsync, synchronous_commit), and loses requests when its machine stops")
 	}
 	if o.Mode == Demo {
 		n = append(n, "demo mode: callbacks may reach any port on loopback")

@@ -30,6 +30,7 @@ type Server struct {
 	log      *slog.Logger
 	engine   *engine.Engine
 	keys     *access.Keyring
+	notices  []string // of what is less safe or less durable
 	http     *http.Server
 	listener net.Listener
 	admin    *http.Server // nil: there is none
@@ -76,6 +77,7 @@ func New(ctx context.Context, opts Options) (_ *Server, err error) {
 		return nil, err
 	}
 	s.onClose(backend.Close)
+	s.notices = opts.notices(backend.Durable())
 	s.keys = &access.Keyring{}
 	if err := s.watchKeys(ctx, backend, s.keys); err != nil {
 		return nil, err
@@ -134,7 +136,7 @@ func New(ctx context.Context, opts Options) (_ *Server, err error) {
 		SeparateAdmin:  opts.AdminAddr != "",
 		Queue:          queue,
 		Version:        opts.Version,
-		Notices:        opts.notices(),
+		Notices:        s.notices,
 		Secrets:        secrets,
 		Logger:         s.log.With("component", "http"),
 		Registry:       metrics,
@@ -237,7 +239,7 @@ func (s *Server) Start(ctx context.Context) error {
 		s.served <- s.http.Serve(s.listener)
 	}()
 
-	for _, notice := range s.opts.notices() {
+	for _, notice := range s.notices {
 		s.log.Warn(notice)
 	}
 	if s.opts.RequireKeys && s.keys.Empty() {

@@ -236,6 +236,9 @@ func (b *Backend) openPools(ctx context.Context, database string) error {
 		}
 		if err := pool.Ping(ctx); err != nil {
 			pool.Close()
+			if isCode(err, "08P01") && strings.Contains(err.Error(), "startup parameter") {
+				err = fmt.Errorf("%w: behind PgBouncer in transaction mode, use --database-poll-only; in session mode, let it ignore_startup_parameters", err)
+			}
 			return nil, fmt.Errorf("connect to the database %s: %w", Hide(database), err)
 		}
 		b.onClose(func() error { pool.Close(); return nil })

@@ -104,7 +104,7 @@ func (w *writer) run(context.Context) {
 func (w *writer) commit(batch []*write, answers []error, shard int) error {
 	now := together(batch, answers)
 	err := w.try(now, shard)
-	if errors.Is(err, errNotBegun) { // on a connection that had been lost before
+	if errors.Is(err, errNotBegun) && !errors.Is(err, context.DeadlineExceeded) { // on a connection that had been lost before
 		err = w.try(now, shard)
 	}
 	if err != nil {

@@ -2,7 +2,6 @@ package postgrestest
 
 import (
 	"bytes"
-	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -17,8 +16,6 @@ import (
 	"sync"
 	"syscall"
 	"time"
-
-	"github.com/jackc/pgx/v5"
 )
 
 // Options say how a Cluster runs.
@@ -138,25 +135,13 @@ func (c *Cluster) Run() error {
 	}
 	server := c.command("postgres", args...)
 	server.Stdout, server.Stderr = &c.log, &c.log
-	exited, started := make(chan struct{}), make(chan error)
-	go func() {
-		// The kernel ends the server when the thread that started it does: so
-		// the goroutine keeps its thread until the server has ended.
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := server.Start()
-		started <- err
-		if err == nil {
-			_ = server.Wait() // what it says is in ProcessState
-			close(exited)
-		}
-	}()
-	if err := <-started; err != nil {
+	exited, err := launch(server)
+	if err != nil {
 		return fmt.Errorf("start postgres: %w", err)
 	}
 	c.server, c.exited = server, exited
 	for deadline := time.Now().Add(30 * time.Second); ; {
-		err := c.ping()
+		err := answers(c.URL("postgres"))
 		if err == nil {
 			return nil
 		}
@@ -171,14 +156,24 @@ func (c *Cluster) Run() error {
 	}
 }
 
-func (c *Cluster) ping() error {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-	defer cancel()
-	conn, err := pgx.Connect(ctx, c.URL("postgres"))
-	if err != nil {
-		return err
-	}
-	return conn.Close(ctx)
+// launch starts a program that ends with the tests. exited is closed once it has
+// ended.
+func launch(program *exec.Cmd) (exited chan struct{}, err error) {
+	exited = make(chan struct{})
+	started := make(chan error)
+	go func() {
+		// The kernel ends the program when the thread that started it does: so
+		// the goroutine keeps its thread until the program has ended.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := program.Start()
+		started <- err
+		if err == nil {
+			_ = program.Wait() // what it says is in ProcessState
+			close(exited)
+		}
+	}()
+	return exited, <-started
 }
 
 // ProcessorTime is what the server and its backends have used of the processors
