@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -38,7 +39,7 @@ type Cluster struct {
 	exited chan struct{} // closed once server has ended
 }
 
-// Start makes a cluster and waits until it answers. It returns an error if
+// Start makes a cluster and waits until it answers. It returns ErrNoPrograms if
 // there are no Postgres programs on the machine.
 func Start(opts Options) (_ *Cluster, err error) {
 	programs, err := findPrograms()
@@ -75,6 +76,9 @@ func (c *Cluster) URL(database string) string {
 	return fmt.Sprintf("postgres://tandem:%s@127.0.0.1:%d/%s?sslmode=disable", c.password, c.port, database)
 }
 
+// ErrNoPrograms is returned by Start where Postgres is not installed.
+var ErrNoPrograms = errors.New("there are no Postgres programs on this machine")
+
 // findPrograms returns the folder of initdb and postgres: the one on the PATH,
 // else the newest of those that Debian's packages leave off it.
 func findPrograms() (string, error) {
@@ -83,7 +87,7 @@ func findPrograms() (string, error) {
 	}
 	found, err := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
 	if err != nil || len(found) == 0 {
-		return "", errors.New("there are no Postgres programs on this machine")
+		return "", ErrNoPrograms
 	}
 	newest := slices.MaxFunc(found, func(a, b string) int {
 		if len(a) != len(b) { // 9.6 before 15
@@ -170,6 +174,42 @@ func launch(program *exec.Cmd) (exited chan struct{}, err error) {
 		}
 	}()
 	return exited, <-started
+}
+
+// ProcessorTime is what the server and its backends have used of the processors
+// since Run, on Linux. Of backends that have ended it is known only once the
+// server has noticed.
+func (c *Cluster) ProcessorTime() (time.Duration, error) {
+	stats, err := filepath.Glob("/proc/[0-9]*/stat")
+	if err != nil || len(stats) == 0 {
+		return 0, errors.New("processor time can be measured on Linux only")
+	}
+	server := c.server.Process.Pid
+	ticks := 0
+	for _, path := range stats {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			continue // it has ended
+		}
+		// Behind the name, which is in brackets: the parent is field 4, utime 14,
+		// stime 15, and what ended children have used 16 and 17.
+		fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
+		used := fields[11:13]
+		switch {
+		case filepath.Base(filepath.Dir(path)) == fmt.Sprint(server):
+			used = fields[11:15]
+		case fields[1] != fmt.Sprint(server):
+			continue
+		}
+		for _, field := range used {
+			n, err := strconv.Atoi(field)
+			if err != nil {
+				return 0, fmt.Errorf("%s: %w", path, err)
+			}
+			ticks += n
+		}
+	}
+	return time.Duration(ticks) * 10 * time.Millisecond, nil // USER_HZ is 100 wherever Go runs on Linux
 }
 
 // Halt ends the server as pg_ctl stop -m immediate does: without a checkpoint,
