@@ -86,13 +86,9 @@ func New(ctx context.Context, opts Options) (_ *Server, err error) {
 	if !opts.RequireKeys {
 		admitted = nil
 	}
-	secrets := opts.CallbackSecrets
-	if len(secrets) == 0 {
-		kept, err := backend.Secret(ctx)
-		if err != nil {
-			return nil, err
-		}
-		secrets = []webhook.Secret{kept}
+	secrets, err := callbackSecrets(ctx, opts, backend)
+	if err != nil {
+		return nil, err
 	}
 	sender := callback.NewSender(guard.Dial, callback.Options{
 		AttemptTimeout: opts.CallbackTimeout,
@@ -146,18 +142,40 @@ func New(ctx context.Context, opts Options) (_ *Server, err error) {
 	}
 	s.http = s.serverOf(api)
 	s.http.WriteTimeout = 30 * time.Second // routes that answer late extend it
-	if opts.TLSCert != "" {
-		cert, err := loadCertificate(opts.TLSCert, opts.TLSKey, s.log)
-		if err != nil {
-			return nil, fmt.Errorf("TLS certificate: %w", err)
-		}
-		s.http.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: cert.get}
-		s.http.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: 100, MaxReadFrameSize: 64 << 10, PingTimeout: 15 * time.Second, SendPingTimeout: time.Minute}
+	if err := s.useTLS(); err != nil {
+		return nil, err
 	}
 	if opts.AdminAddr != "" {
 		s.admin = s.serverOf(api.Admin()) // a profile takes as long as it is asked to
 	}
 	return s, nil
+}
+
+// callbackSecrets are what callbacks are signed with whose owner has no key: those
+// of the options, or else the one that is kept.
+func callbackSecrets(ctx context.Context, opts Options, backend database) ([]webhook.Secret, error) {
+	if len(opts.CallbackSecrets) > 0 {
+		return opts.CallbackSecrets, nil
+	}
+	kept, err := backend.Secret(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return []webhook.Secret{kept}, nil
+}
+
+// useTLS makes the service speak HTTPS, if it has a certificate.
+func (s *Server) useTLS() error {
+	if s.opts.TLSCert == "" {
+		return nil
+	}
+	cert, err := loadCertificate(s.opts.TLSCert, s.opts.TLSKey, s.log)
+	if err != nil {
+		return fmt.Errorf("TLS certificate: %w", err)
+	}
+	s.http.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: cert.get}
+	s.http.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: 100, MaxReadFrameSize: 64 << 10, PingTimeout: 15 * time.Second, SendPingTimeout: time.Minute}
+	return nil
 }
 
 // serverOf has the limits of both servers.

@@ -296,7 +296,7 @@ func (b *Backend) handOver() error {
 // takeOver puts right a request whose process will not finish it: it is pending
 // again or, if it was interrupted too often or nobody was promised it, failed.
 func (b *Backend) takeOver(ctx context.Context, req *tandem.Request) error {
-	if req.Mode == tandem.Async && !req.Waited && req.Starts < tandem.MaxStarts {
+	if engine.StartsAgain(req) {
 		return b.requeue(ctx, req, 0)
 	}
 	return b.Complete(ctx, engine.Interrupted(req, b.now()))
