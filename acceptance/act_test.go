@@ -288,7 +288,7 @@ func aCallerChoosesHowItIsCalledBack(t *testing.T, database string) {
 }
 
 func TestSyncRespondsAsyncIfItIsPreferred(t *testing.T) {
-	onEach(t, syncRespondsAsyncIfItIsPreferred)
+	onEachAfterAKill(t, syncRespondsAsyncIfItIsPreferred)
 }
 
 func syncRespondsAsyncIfItIsPreferred(t *testing.T, file string) {
@@ -344,7 +344,7 @@ func syncRespondsAsyncIfItIsPreferred(t *testing.T, file string) {
 }
 
 func TestWhoWaitsIsPromisedNothingUntilThen(t *testing.T) {
-	onEach(t, whoWaitsIsPromisedNothingUntilThen)
+	onEachAfterAKill(t, whoWaitsIsPromisedNothingUntilThen)
 }
 
 func whoWaitsIsPromisedNothingUntilThen(t *testing.T, file string) {

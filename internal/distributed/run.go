@@ -256,8 +256,9 @@ func (r *runner) forget(ctx context.Context) error {
 
 const forgetRatesQuery = `DELETE FROM rate_limits WHERE till < (extract(epoch FROM now()) * 1000000)::bigint`
 
-const forgetKeysQuery = `DELETE FROM idempotency_keys WHERE (owner, key) IN (
-	SELECT owner, key FROM idempotency_keys WHERE created_at < $1 ORDER BY created_at LIMIT 1000)`
+// A key that is taken anew meanwhile is not too old any more.
+const forgetKeysQuery = `DELETE FROM idempotency_keys WHERE created_at < $1 AND ctid = ANY(ARRAY(
+	SELECT ctid FROM idempotency_keys WHERE created_at < $1 ORDER BY created_at LIMIT 1000))`
 
 // atWork counts the jobs that run. Unlike a sync.WaitGroup it can be waited for
 // while River begins another: one that it had fetched already.

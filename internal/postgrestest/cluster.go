@@ -38,7 +38,7 @@ type Cluster struct {
 	exited chan struct{} // closed once server has ended
 }
 
-// Start makes a cluster and waits until it answers. It returns an error if
+// Start makes a cluster and waits until it answers. It returns ErrNoPrograms if
 // there are no Postgres programs on the machine.
 func Start(opts Options) (_ *Cluster, err error) {
 	programs, err := findPrograms()
@@ -75,6 +75,9 @@ func (c *Cluster) URL(database string) string {
 	return fmt.Sprintf("postgres://tandem:%s@127.0.0.1:%d/%s?sslmode=disable", c.password, c.port, database)
 }
 
+// ErrNoPrograms is returned by Start where Postgres is not installed.
+var ErrNoPrograms = errors.New("there are no Postgres programs on this machine")
+
 // findPrograms returns the folder of initdb and postgres: the one on the PATH,
 // else the newest of those that Debian's packages leave off it.
 func findPrograms() (string, error) {
@@ -83,7 +86,7 @@ func findPrograms() (string, error) {
 	}
 	found, err := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
 	if err != nil || len(found) == 0 {
-		return "", errors.New("there are no Postgres programs on this machine")
+		return "", ErrNoPrograms
 	}
 	newest := slices.MaxFunc(found, func(a, b string) int {
 		if len(a) != len(b) { // 9.6 before 15
