@@ -10,7 +10,6 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
-	"time"
 )
 
 func TestASecondServerOnAFileIsRefusedAndSaysWhoHasIt(t *testing.T) {
