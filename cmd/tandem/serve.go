@@ -130,7 +130,7 @@ func (c *serveCmd) options() (server.Options, error) {
 		Version:                   version(),
 		Logger:                    logger(c.LogLevel),
 	}
-	var wrong flagsAtFault
+	var wrong faults
 	var err error
 	opts.Mode, err = chooseMode(c.Mode, os.Getenv("ENVIRONMENT"))
 	wrong.add("--mode", err)
@@ -162,10 +162,10 @@ func (c *serveCmd) options() (server.Options, error) {
 	return opts, errors.Join(wrong...)
 }
 
-// flagsAtFault are what is wrong with flags, each named.
-type flagsAtFault []error
+// faults are what is wrong with flags, each named.
+type faults []error
 
-func (f *flagsAtFault) add(flag string, err error) {
+func (f *faults) add(flag string, err error) {
 	if err != nil {
 		*f = append(*f, fmt.Errorf("%s: %w", flag, err))
 	}
@@ -190,7 +190,7 @@ func (c *serveCmd) roles() (roles []server.Role, err error) {
 
 // contradictions adds the flags that do not go together, and those that name what
 // there is not.
-func (c *serveCmd) contradictions(mode server.Mode, wrong *flagsAtFault) {
+func (c *serveCmd) contradictions(mode server.Mode, wrong *faults) {
 	if c.RequireKeys && c.InsecureNoAuth {
 		wrong.add("--require-keys", errors.New("contradicts --insecure-no-auth; leave one of them out"))
 	}
@@ -215,7 +215,7 @@ func (c *serveCmd) contradictions(mode server.Mode, wrong *flagsAtFault) {
 }
 
 // outOfRange adds the flags that are less or more than they can be.
-func (c *serveCmd) outOfRange(wrong *flagsAtFault) {
+func (c *serveCmd) outOfRange(wrong *faults) {
 	for _, n := range []struct {
 		flag             string
 		value, low, high int
