@@ -103,6 +103,14 @@ func (s *breakers) admit(ctx context.Context, steps engine.Steps, host string) (
 const probeQuery = `UPDATE breakers SET probe_till = $3
 	WHERE host = $1 AND open_till <= $2 AND (probe_till IS NULL OR probe_till <= $2)`
 
+// closed reports whether no process has found a host to be ill.
+func (s *breakers) closed(host string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, notClosed := s.known[host]
+	return !notClosed
+}
+
 // attempted shares what an attempt has shown: that the host's breaker has
 // opened, or closed.
 func (s *breakers) attempted(ctx context.Context, steps engine.Steps, host string) error {

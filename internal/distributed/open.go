@@ -10,6 +10,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -127,6 +128,10 @@ type Backend struct {
 	notes    store.Notes
 	working  working
 
+	here        atomic.Pointer[runner] // takes steps at once; nil if none does
+	processJobs ownJobs
+	deliverJobs ownJobs
+
 	teardown []func() error // last in, first out
 }
 
@@ -203,6 +208,10 @@ const (
 // before a crash of Postgres, because no job is believed without its row: so it
 // does not wait for the disk.
 func (b *Backend) openPools(ctx context.Context, database string) error {
+	trips := newRoundTrips()
+	if err := b.opts.Metrics.Register(trips); err != nil {
+		return err
+	}
 	open := func(conns int32, settings map[string]string) (*pgxpool.Pool, error) {
 		config, err := parse(database)
 		if err != nil {
@@ -213,6 +222,7 @@ func (b *Backend) openPools(ctx context.Context, database string) error {
 		}
 		config.MaxConns = max(config.MaxConns, 4) // migrating takes three at once
 		config.ConnConfig.ConnectTimeout = connectTimeout
+		config.ConnConfig.Tracer = trips
 		if b.opts.PollOnly {
 			config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
 		} else {
@@ -237,7 +247,8 @@ func (b *Backend) openPools(ctx context.Context, database string) error {
 	// Plans are made while the tables are small, and kept when they have grown:
 	// every query has an index that is right then. What costs a plan without one
 	// would set off the compiler, for seconds.
-	settings := map[string]string{"application_name": "tandem", "enable_seqscan": "off", "jit": "off", "synchronous_commit": "on"}
+	settings := map[string]string{"application_name": "tandem", "enable_seqscan": "off", "jit": "off",
+		"enable_hashjoin": "off", "enable_mergejoin": "off", "synchronous_commit": "on"}
 	var err error
 	if b.pool, err = open(rowConnections, settings); err != nil {
 		return err

@@ -116,7 +116,11 @@ type Steps interface {
 	// Reserve waits for room to start one more async request of the lane, and
 	// returns ctx's cause if there was none in time. Process gives it back.
 	Reserve(ctx context.Context, lane string) error
-	// Process runs the work of a pending request and records the outcome; the
+	// Unreserve gives back what was reserved, if no request is processed after
+	// all.
+	Unreserve(lane string)
+	// Process runs the work of a pending request, or of one that the backend has
+	// started as it was accepted, and records the outcome; the
 	// callback's debt is then in req.Callback. Call it once per Reserve. Its
 	// errors are the Store's: on CodeConflict the request has moved on, after
 	// any other the request is still the backend's to run again.
