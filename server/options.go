@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"tandem/internal/callback"
+	"tandem/internal/egress"
 	"tandem/internal/httpapi"
 	"tandem/internal/limit"
 	"tandem/webhook"
@@ -233,6 +234,17 @@ func (o *Options) policy() callback.Policy {
 	policy := o.usualPolicy()
 	policy.Attempts, policy.MaxAge = o.CallbackAttempts, o.CallbackMaxAge
 	return policy
+}
+
+// callbackRules are where callbacks may go.
+func (o *Options) callbackRules() egress.Options {
+	return egress.Options{
+		InsecureAllow:   o.InsecureAllowCallbackNets,
+		AllowPorts:      o.AllowCallbackPorts,
+		HTTPSOnly:       o.RequireHTTPSCallbacks,
+		LoopbackAnyPort: o.Mode == Demo,
+		DNS64:           o.CallbackDNS64,
+	}
 }
 
 // notices tells what the options make less safe or less durable. durable is what

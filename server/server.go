@@ -51,13 +51,7 @@ func New(ctx context.Context, opts Options) (_ *Server, err error) {
 	faults := []error{wrap("server options", err)}
 	registry, err := opts.workloads()
 	faults = append(faults, wrap("workloads", err))
-	guard, err := egress.New(egress.Options{
-		InsecureAllow:   opts.InsecureAllowCallbackNets,
-		AllowPorts:      opts.AllowCallbackPorts,
-		HTTPSOnly:       opts.RequireHTTPSCallbacks,
-		LoopbackAnyPort: opts.Mode == Demo,
-		DNS64:           opts.CallbackDNS64,
-	})
+	guard, err := egress.New(opts.callbackRules())
 	faults = append(faults, wrap("callback rules", err))
 	if err := errors.Join(faults...); err != nil {
 		return nil, err
@@ -80,10 +74,6 @@ func New(ctx context.Context, opts Options) (_ *Server, err error) {
 	s.keys = &access.Keyring{}
 	if err := s.watchKeys(ctx, backend, s.keys); err != nil {
 		return nil, err
-	}
-	admitted := s.keys
-	if !opts.RequireKeys {
-		admitted = nil
 	}
 	secrets, err := callbackSecrets(ctx, opts, backend)
 	if err != nil {
@@ -116,26 +106,7 @@ func New(ctx context.Context, opts Options) (_ *Server, err error) {
 	if err != nil {
 		return nil, err
 	}
-	queue, err := queuePages(backend)
-	if err != nil {
-		return nil, err
-	}
-	api, err := httpapi.New(s.engine, httpapi.Options{
-		Demo:           opts.Mode == Demo,
-		NewLimiter:     sharedLimits(backend),
-		NoSubmissions:  !opts.has(RoleAPI),
-		Keys:           admitted,
-		Rate:           opts.Rate,
-		TrustedProxies: opts.TrustedProxies,
-		CORSOrigins:    opts.CORSOrigins,
-		SeparateAdmin:  opts.AdminAddr != "",
-		Queue:          queue,
-		Version:        opts.Version,
-		Notices:        s.notices,
-		Secrets:        secrets,
-		Logger:         s.log.With("component", "http"),
-		Registry:       metrics,
-	})
+	api, err := s.newAPI(backend, secrets, metrics)
 	if err != nil {
 		return nil, err
 	}
@@ -148,6 +119,33 @@ func New(ctx context.Context, opts Options) (_ *Server, err error) {
 		s.admin = s.serverOf(api.Admin()) // a profile takes as long as it is asked to
 	}
 	return s, nil
+}
+
+// newAPI puts what callers and operators are served on top of the engine.
+func (s *Server) newAPI(backend database, secrets []webhook.Secret, metrics *prometheus.Registry) (*httpapi.API, error) {
+	queue, err := queuePages(backend)
+	if err != nil {
+		return nil, err
+	}
+	opts := httpapi.Options{
+		Demo:           s.opts.Mode == Demo,
+		NewLimiter:     sharedLimits(backend),
+		NoSubmissions:  !s.opts.has(RoleAPI),
+		Rate:           s.opts.Rate,
+		TrustedProxies: s.opts.TrustedProxies,
+		CORSOrigins:    s.opts.CORSOrigins,
+		SeparateAdmin:  s.opts.AdminAddr != "",
+		Queue:          queue,
+		Version:        s.opts.Version,
+		Notices:        s.notices,
+		Secrets:        secrets,
+		Logger:         s.log.With("component", "http"),
+		Registry:       metrics,
+	}
+	if s.opts.RequireKeys {
+		opts.Keys = s.keys
+	}
+	return httpapi.New(s.engine, opts)
 }
 
 // callbackSecrets are what callbacks are signed with whose owner has no key: those
