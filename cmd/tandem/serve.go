@@ -170,6 +170,9 @@ func (c *serveCmd) options() (server.Options, error) {
 			fault("--database-poll-only", errors.New("is for a Postgres; give --database its URL"))
 		}
 	}
+	if slices.Contains(c.AllowCallbackPort, 0) {
+		fault("--allow-callback-port", errors.New("must be from 1 to 65535, is 0"))
+	}
 	for _, origin := range c.CORSOrigin {
 		fault("--cors-origin", server.CheckOrigin(origin))
 	}
