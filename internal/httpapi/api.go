@@ -138,8 +138,7 @@ func (a *API) routes(mux, admin *http.ServeMux) {
 	}
 	a.docs(watched, api.OpenAPI())
 
-	a.refuseTheRest(mux, api.OpenAPI())
-	admin.HandleFunc("/", nothingHere)
+	a.refuseTheRest(mux, admin, api.OpenAPI())
 }
 
 // operatorRoutes registers what only operators get, and what they get as well
@@ -156,18 +155,18 @@ func (a *API) operatorRoutes(admin, everybody *http.ServeMux) {
 
 // refuseTheRest answers what no route takes: 405 for a known path, OPTIONS
 // with what it allows, and 404 for everything else.
-func (a *API) refuseTheRest(mux *http.ServeMux, doc *huma.OpenAPI) {
-	allowed := map[string]string{}
-	if !a.opts.SeparateAdmin {
-		allowed = map[string]string{
-			"/openapi.json": "GET, HEAD", "/docs": "GET, HEAD", "/docs/": "GET, HEAD",
-			"/redoc": "GET, HEAD", "/redoc/redoc.standalone.js": "GET, HEAD",
-		}
+func (a *API) refuseTheRest(mux, admin *http.ServeMux, doc *huma.OpenAPI) {
+	watched := mux // as in routes
+	if a.opts.SeparateAdmin {
+		watched = admin
+	}
+	for _, path := range []string{"/openapi.json", "/docs", "/docs/", "/redoc", "/redoc/redoc.standalone.js"} {
+		refuseOtherMethods(watched, path, "GET, HEAD")
+	}
+	for _, path := range []string{"/healthz", "/readyz", "/debug/pprof/"} {
+		refuseOtherMethods(admin, path, "GET, HEAD")
 	}
 	for path, item := range doc.Paths {
-		if path == "/metrics" && a.opts.SeparateAdmin {
-			continue
-		}
 		var methods []string
 		if item.Get != nil {
 			methods = append(methods, "GET", "HEAD")
@@ -179,19 +178,25 @@ func (a *API) refuseTheRest(mux *http.ServeMux, doc *huma.OpenAPI) {
 			methods = append(methods, "DELETE")
 		}
 		sort.Strings(methods)
-		allowed[path] = strings.Join(methods, ", ")
-	}
-	for path, methods := range allowed {
-		mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
-			w.Header().Set("Allow", methods+", OPTIONS")
-			if r.Method == http.MethodOptions {
-				w.WriteHeader(http.StatusNoContent)
-				return
-			}
-			newProblem(http.StatusMethodNotAllowed, "method_not_allowed", "", "this path takes "+methods).write(w)
-		})
+		of := mux
+		if path == "/metrics" {
+			of = watched
+		}
+		refuseOtherMethods(of, path, strings.Join(methods, ", "))
 	}
 	mux.HandleFunc("/", nothingHere)
+	admin.HandleFunc("/", nothingHere)
+}
+
+func refuseOtherMethods(mux *http.ServeMux, path, methods string) {
+	mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Allow", methods+", OPTIONS")
+		if r.Method == http.MethodOptions {
+			w.WriteHeader(http.StatusNoContent)
+			return
+		}
+		newProblem(http.StatusMethodNotAllowed, "method_not_allowed", "", "this path takes "+methods).write(w)
+	})
 }
 
 func nothingHere(w http.ResponseWriter, _ *http.Request) {
