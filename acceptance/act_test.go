@@ -254,9 +254,12 @@ func workIsDelayedAndExpires(t *testing.T, file string) {
 }
 
 func TestACallerChoosesHowItIsCalledBack(t *testing.T) {
-	t.Parallel()
+	onEach(t, aCallerChoosesHowItIsCalledBack)
+}
+
+func aCallerChoosesHowItIsCalledBack(t *testing.T, database string) {
 	rcv := receive(t, func(w http.ResponseWriter, _ *http.Request, _ delivery) { w.WriteHeader(http.StatusServiceUnavailable) })
-	s := serve(t)
+	s := serve(t, "--database", database)
 	a := s.post("/async", fmt.Sprintf(`{"data":{"a":1},"workload":"wait","callback_url":%q,
 		"callback":{"max_attempts":1,"timeout":"2s","headers":{"x-tenant":"ann","Authorization":"Bearer t"}}}`, rcv.url))
 	id := strings.TrimPrefix(a.header.Get("Location"), "/requests/")
@@ -288,11 +291,13 @@ func TestACallerChoosesHowItIsCalledBack(t *testing.T) {
 }
 
 func TestSyncRespondsAsyncIfItIsPreferred(t *testing.T) {
-	t.Parallel()
-	file := newFile(t)
+	onEachAfterAKill(t, syncRespondsAsyncIfItIsPreferred)
+}
+
+func syncRespondsAsyncIfItIsPreferred(t *testing.T, file string) {
 	up := newUpstream(t)
 	rcv := receive(t, nil)
-	s := serve(t, "--database", file, up.flag())
+	s := serve(t, hasty("--database", file, up.flag())...)
 	at := func(prefer string, sub submission) answer {
 		t.Helper()
 		return s.send("POST", "/sync", sub, "Prefer", prefer)
@@ -326,8 +331,9 @@ func TestSyncRespondsAsyncIfItIsPreferred(t *testing.T) {
 		t.Errorf("%v", rec)
 	}
 	s.kill() // a promise: a restart resumes it
-	s = serve(t, "--database", file, up.flag())
+	s = serve(t, hasty("--database", file, up.flag())...)
 	up.open()
+	s.outlived(id)
 	if d := rcv.next(); d.event.RequestID != id {
 		t.Errorf("called back for %s", d.body)
 	}
@@ -341,25 +347,30 @@ func TestSyncRespondsAsyncIfItIsPreferred(t *testing.T) {
 }
 
 func TestWhoWaitsIsPromisedNothingUntilThen(t *testing.T) {
-	t.Parallel()
+	onEachAfterAKill(t, whoWaitsIsPromisedNothingUntilThen)
+}
+
+func whoWaitsIsPromisedNothingUntilThen(t *testing.T, file string) {
 	up := newUpstream(t)
-	file := newFile(t)
-	s := serve(t, "--database", file, up.flag())
+	s := serve(t, hasty("--database", file, up.flag())...)
 	go s.with("Prefer", "respond-async, wait=60").try("POST", "/sync", up.work("a", "")) // it is cut off
 	up.await()
 	id := s.onlyOne("").RequestID
 	s.kill()
 	up.open()
-	s = serve(t, "--database", file, up.flag())
-	if rec := s.record(id); rec.Status != "failed" || show(rec.ErrorCode) != "interrupted" {
+	s = serve(t, hasty("--database", file, up.flag())...)
+	if rec := s.outlived(id); rec.Status != "failed" || show(rec.ErrorCode) != "interrupted" {
 		t.Errorf("%v", rec)
 	}
 	countersFit(t, s, s.history(""))
 }
 
 func TestARecordIsSentOnceIfItDoesNotChange(t *testing.T) {
-	t.Parallel()
-	s := serve(t)
+	onEach(t, aRecordIsSentOnceIfItDoesNotChange)
+}
+
+func aRecordIsSentOnceIfItDoesNotChange(t *testing.T, database string) {
+	s := serve(t, "--database", database)
 	id := s.async(submission{Workload: "wait", Data: data})
 	s.worked(id)
 	a := s.get("/requests/" + id)

@@ -12,7 +12,7 @@ import (
 
 // TestAServiceInMemoryDoesNotSayOnDisk holds the 202 to what it is worth.
 func TestAServiceInMemoryDoesNotSayOnDisk(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	s := serve(t, "--database", ":memory:")
 	var accepted struct {
 		Message string `json:"message"`
@@ -116,8 +116,11 @@ func bothPatternsGiveTheSameResult(t *testing.T, database string) {
 }
 
 func TestWithoutCallbackURLTheCallerPolls(t *testing.T) {
-	t.Parallel()
-	s := serve(t)
+	onEach(t, withoutCallbackURLTheCallerPolls)
+}
+
+func withoutCallbackURLTheCallerPolls(t *testing.T, database string) {
+	s := serve(t, "--database", database)
 	id := s.async(submission{Workload: "wait", Data: data})
 	rec := s.worked(id)
 	if rec.Status != "completed" || rec.Callback.State != "none" || rec.Callback.URL != nil || string(rec.Result) != `{"waited_ms":10}` {

@@ -10,15 +10,17 @@ import (
 )
 
 func TestARetrySurvivesARestartAndComesNoSoonerThanItIsDue(t *testing.T) {
-	t.Parallel()
-	file := newFile(t)
+	onEachAfterAKill(t, aRetrySurvivesARestartAndComesNoSoonerThanItIsDue)
+}
+
+func aRetrySurvivesARestartAndComesNoSoonerThanItIsDue(t *testing.T, file string) {
 	rcv := receive(t, func(w http.ResponseWriter, _ *http.Request, d delivery) {
 		if d.n == 1 {
 			w.Header().Set("Retry-After", "2")
 			w.WriteHeader(http.StatusInternalServerError)
 		}
 	})
-	s := serve(t, "--database", file)
+	s := serve(t, hasty("--database", file)...)
 	id := s.async(submission{Workload: "wait", Data: data, CallbackURL: rcv.url})
 	first := rcv.next()
 	rec := s.until(id, "has its attempt on record", func(r *record) bool { return r.Callback.Attempts == 1 })
@@ -31,16 +33,18 @@ func TestARetrySurvivesARestartAndComesNoSoonerThanItIsDue(t *testing.T) {
 	}
 	s.kill()
 
-	s = serve(t, "--database", file)
+	s = serve(t, hasty("--database", file)...)
 	if rec := s.record(id); rec.Callback.NextAttemptAt == nil || !rec.Callback.NextAttemptAt.Equal(due) {
 		t.Errorf("the restart moved the next attempt to %s", show(rec.Callback.NextAttemptAt))
 	}
+	inTime(t, "the retry comes", func() bool { return len(rcv.received()) == 2 })
 	second := rcv.next()
 	second.verify(t, secret)
 	if early := due.Sub(second.at); early > 0 {
 		t.Errorf("the retry came %v before it was due", early)
 	}
-	if late := second.at.Sub(due); late > 10*time.Second {
+	// On Postgres the killed process may not have put its job off yet.
+	if late := second.at.Sub(due); late > 10*time.Second && !onPostgres(file) {
 		t.Errorf("the retry came %v after it was due", late)
 	}
 	if first.id() != second.id() || second.event.Metadata.Attempt != 2 {
@@ -104,9 +108,12 @@ func aCallbackIsGivenUpVisibly(t *testing.T, database string) {
 }
 
 func TestFailedWorkStillReportsItsFailure(t *testing.T) {
-	t.Parallel()
+	onEach(t, failedWorkStillReportsItsFailure)
+}
+
+func failedWorkStillReportsItsFailure(t *testing.T, database string) {
 	rcv := receive(t, nil)
-	s := serve(t, "--database", newFile(t), "--upstream", "broken="+failing(t, http.StatusServiceUnavailable))
+	s := serve(t, "--database", database, "--upstream", "broken="+failing(t, http.StatusServiceUnavailable))
 	id := s.async(submission{Workload: "http", Data: map[string]any{"upstream": "broken"}, CallbackURL: rcv.url})
 	d := rcv.next()
 	d.verify(t, secret)
@@ -218,10 +225,13 @@ func aDeadHostDelaysNobodyElse(t *testing.T, database string) {
 }
 
 func TestSeveralSecretsSignEachCallback(t *testing.T) {
-	t.Parallel()
+	onEach(t, severalSecretsSignEachCallback)
+}
+
+func severalSecretsSignEachCallback(t *testing.T, database string) {
 	rcv := receive(t, nil)
 	old, young := webhook.NewSecret(), webhook.NewSecret()
-	s := serveIn(t, t.TempDir(), []string{"TANDEM_CALLBACK_SECRET=" + young.Reveal() + "," + old.Reveal()})
+	s := serveIn(t, t.TempDir(), []string{"TANDEM_CALLBACK_SECRET=" + young.Reveal() + "," + old.Reveal()}, "--database", database)
 	s.async(submission{Workload: "wait", Data: data, CallbackURL: rcv.url})
 	d := rcv.next()
 	d.verify(t, young)
@@ -235,8 +245,11 @@ func TestSeveralSecretsSignEachCallback(t *testing.T) {
 }
 
 func TestTheTestCallbackShowsWhatItReceivesInDemoModeOnly(t *testing.T) {
-	t.Parallel()
-	s := serve(t)
+	onEach(t, theTestCallbackShowsWhatItReceivesInDemoModeOnly)
+}
+
+func theTestCallbackShowsWhatItReceivesInDemoModeOnly(t *testing.T, database string) {
+	s := serve(t, "--database", database)
 	id := s.async(submission{Workload: "wait", Data: data, CallbackURL: "http://" + s.addr + "/test-callback"})
 	if rec := s.settled(id); rec.Status != "callback_sent" {
 		t.Errorf("the record is %+v", rec)

@@ -101,7 +101,7 @@ func TestWhatCannotBeServedIsRefusedInOneLine(t *testing.T) {
 		{"one word too many", "", "now", "now"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			t.Parallel()
+			parallel(t)
 			args := []string{"serve"}
 			if !strings.Contains(c.args, "--addr ") {
 				args = append(args, "--addr", "127.0.0.1:0")
@@ -123,7 +123,7 @@ func TestWhatCannotBeServedIsRefusedInOneLine(t *testing.T) {
 }
 
 func TestEveryFaultIsNamedAtOnce(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	_, stderr, code := run(t, nil, "serve", "--mode", "x", "--rate-limit", "y", "--workers=-1")
 	if code == 0 || strings.Count(stderr, "\n") != 3 {
 		t.Errorf("exit code is %d:\n%s", code, stderr)
@@ -136,7 +136,7 @@ func TestEveryFaultIsNamedAtOnce(t *testing.T) {
 }
 
 func TestUnknownCommandsAreRefusedInOneLine(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	for _, args := range [][]string{{"sevre"}, {}, {"secret"}, {"secret", "tell"}, {"--verbose"}, {"version", "2"}} {
 		_, stderr, code := run(t, nil, args...)
 		oneLine(t, stderr, code, "see tandem")
@@ -144,7 +144,7 @@ func TestUnknownCommandsAreRefusedInOneLine(t *testing.T) {
 }
 
 func TestABusyPortIsNamed(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -157,7 +157,7 @@ func TestABusyPortIsNamed(t *testing.T) {
 }
 
 func TestOneDatabaseHasOneServer(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	file := newFile(t)
 	s := serve(t, "--database", file)
 	id, _ := s.sync(quick)
@@ -170,7 +170,7 @@ func TestOneDatabaseHasOneServer(t *testing.T) {
 }
 
 func TestFlagsCanBeGivenByTheEnvironment(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	dir := t.TempDir()
 	rcv := receive(t, nil)
 	u := newUpstream(t)
@@ -209,7 +209,7 @@ func TestFlagsCanBeGivenByTheEnvironment(t *testing.T) {
 }
 
 func TestWhatDecidesTheMode(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	for _, c := range []struct {
 		name string
 		env  []string
@@ -241,7 +241,7 @@ func TestWhatDecidesTheMode(t *testing.T) {
 }
 
 func TestVersionNamesTheProgram(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	stdout, stderr, code := run(t, nil, "version")
 	form := regexp.MustCompile(`^tandem \S+ go1\.\S+.* ` + runtime.GOOS + "/" + runtime.GOARCH + "\n$")
 	if code != 0 || stderr != "" || !form.MatchString(stdout) {
@@ -250,7 +250,7 @@ func TestVersionNamesTheProgram(t *testing.T) {
 }
 
 func TestHelpTellsOfEveryFlag(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	stdout, stderr, code := run(t, nil, "serve", "--help")
 	if code != 0 || stderr != "" {
 		t.Errorf("exit code is %d, stderr %q", code, stderr)
@@ -264,9 +264,11 @@ func TestHelpTellsOfEveryFlag(t *testing.T) {
 }
 
 func TestSecretShowPrintsWhatVerifiesTheCallbacks(t *testing.T) {
-	t.Parallel()
+	onEach(t, secretShowPrintsWhatVerifiesTheCallbacks)
+}
+
+func secretShowPrintsWhatVerifiesTheCallbacks(t *testing.T, file string) {
 	rcv := receive(t, nil)
-	file := newFile(t)
 	s := serveIn(t, t.TempDir(), nil, "--database", file)
 	shown := showSecret(t, nil, "--database", file) // while the service runs
 	s.async(submission{Workload: "wait", Data: data, CallbackURL: rcv.url})
@@ -308,7 +310,7 @@ func showSecret(t *testing.T, env []string, args ...string) webhook.Secret {
 }
 
 func TestSecretNewMakesOneThatBothSidesTake(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	rcv := receive(t, nil)
 	first, second := showNewSecret(t), showNewSecret(t)
 	if first.Reveal() == second.Reveal() {
@@ -330,7 +332,7 @@ func showNewSecret(t *testing.T) webhook.Secret {
 }
 
 func TestSecretShowSaysWhyItCannot(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	dir := t.TempDir()
 	for _, c := range []struct{ name, database string }{
 		{"no file", filepath.Join(dir, "missing.db")},
@@ -349,7 +351,7 @@ func TestSecretShowSaysWhyItCannot(t *testing.T) {
 
 // The README's table has every flag of tandem serve, and no other.
 func TestEveryFlagOfServeIsInTheREADME(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	help, stderr, code := run(t, nil, "serve", "--help")
 	text, err := os.ReadFile("../README.md")
 	if code != 0 || err != nil {

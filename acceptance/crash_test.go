@@ -17,11 +17,13 @@ import (
 )
 
 func TestAKillLosesNothingThatWasAccepted(t *testing.T) {
-	t.Parallel()
+	onEachAfterAKill(t, aKillLosesNothingThatWasAccepted)
+}
+
+func aKillLosesNothingThatWasAccepted(t *testing.T, file string) {
 	const posts, posters = 300, 8
 	rcv := receive(t, nil)
-	file := newFile(t)
-	s := serve(t, "--database", file, "--workers", "1", "--io-concurrency", "4", "--rounds", "200000")
+	s := serve(t, hasty("--database", file, "--workers", "1", "--io-concurrency", "4", "--rounds", "200000")...)
 
 	// Half computes and half waits, so that at any time some are done, some
 	// run and most wait. The posts go on until the service dies under them.
@@ -69,8 +71,8 @@ func TestAKillLosesNothingThatWasAccepted(t *testing.T) {
 	s.kill()
 	posting.Wait()
 
-	s = serve(t, "--database", file, "--io-concurrency", "64", "--rounds", "1000")
-	eventually(t, "every request is settled", func() bool {
+	s = serve(t, hasty("--database", file, "--io-concurrency", "64", "--rounds", "1000")...)
+	inTime(t, "every request is settled", func() bool {
 		st := s.stats()
 		return st.Requests.ByStatus["callback_sent"] == st.Requests.Total
 	})
@@ -161,10 +163,16 @@ func every202IsOnDiskWhenItArrives(t *testing.T, file string) {
 }
 
 func TestNo202WhileTheDatabaseCannotBeWritten(t *testing.T) {
-	t.Parallel()
-	file := newFile(t)
+	onEach(t, no202WhileTheDatabaseCannotBeWritten)
+}
+
+func no202WhileTheDatabaseCannotBeWritten(t *testing.T, file string) {
 	s := serve(t, "--database", file)
-	writing, err := openFile(t, file).Conn(t.Context())
+	begin := `BEGIN IMMEDIATE`
+	if onPostgres(file) {
+		begin = `BEGIN; LOCK TABLE requests, settings IN EXCLUSIVE MODE`
+	}
+	writing, err := openDatabase(t, file).Conn(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -177,7 +185,7 @@ func TestNo202WhileTheDatabaseCannotBeWritten(t *testing.T) {
 		{"for longer than the service waits", true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			if _, err := writing.ExecContext(t.Context(), `BEGIN IMMEDIATE`); err != nil {
+			if _, err := writing.ExecContext(t.Context(), begin); err != nil {
 				t.Fatal(err)
 			}
 			release := sync.OnceFunc(func() {
@@ -228,19 +236,19 @@ func TestNo202WhileTheDatabaseCannotBeWritten(t *testing.T) {
 }
 
 func TestWorkThatAKillInterruptedIsDoneAgain(t *testing.T) {
-	t.Parallel()
+	onEachAfterAKill(t, workThatAKillInterruptedIsDoneAgain)
+}
+
+func workThatAKillInterruptedIsDoneAgain(t *testing.T, file string) {
 	u := newUpstream(t)
 	rcv := receive(t, nil)
-	file := newFile(t)
-	s := serve(t, "--database", file, u.flag())
+	s := serve(t, hasty("--database", file, u.flag())...)
 	id := s.async(u.work("a", rcv.url))
 	u.await()
 	s.kill()
 
-	s = serve(t, "--database", file, u.flag())
-	if again := u.await(); again != "a" {
-		t.Fatalf("called for %q", again)
-	}
+	s = serve(t, hasty("--database", file, u.flag())...)
+	inTime(t, "the work is begun again", func() bool { return u.called("a") == 2 })
 	u.open()
 	d := rcv.next()
 	d.verify(t, secret)
@@ -254,10 +262,12 @@ func TestWorkThatAKillInterruptedIsDoneAgain(t *testing.T) {
 }
 
 func TestASyncRequestThatAKillInterruptedReadsFailed(t *testing.T) {
-	t.Parallel()
+	onEachAfterAKill(t, aSyncRequestThatAKillInterruptedReadsFailed)
+}
+
+func aSyncRequestThatAKillInterruptedReadsFailed(t *testing.T, file string) {
 	u := newUpstream(t)
-	file := newFile(t)
-	s := serve(t, "--database", file, u.flag())
+	s := serve(t, hasty("--database", file, u.flag())...)
 	cut := make(chan error, 1)
 	go func() {
 		_, err := s.try("POST", "/sync", u.work("a", ""))
@@ -274,8 +284,8 @@ func TestASyncRequestThatAKillInterruptedReadsFailed(t *testing.T) {
 		t.Error("the caller of a killed service got an answer")
 	}
 
-	s = serve(t, "--database", file, u.flag())
-	rec := s.record(running[0].RequestID)
+	s = serve(t, hasty("--database", file, u.flag())...)
+	rec := s.outlived(running[0].RequestID)
 	if rec.Status != "failed" || show(rec.ErrorCode) != "interrupted" || show(rec.ErrorMessage) != "interrupted by a restart" || rec.CompletedAt == nil {
 		t.Errorf("the record is %+v, %s, %s", rec, show(rec.ErrorCode), show(rec.ErrorMessage))
 	}
@@ -286,21 +296,24 @@ func TestASyncRequestThatAKillInterruptedReadsFailed(t *testing.T) {
 }
 
 func TestWorkThatTakesTheServiceDownThreeTimesFails(t *testing.T) {
-	t.Parallel()
+	onEachAfterAKill(t, workThatTakesTheServiceDownThreeTimesFails)
+}
+
+func workThatTakesTheServiceDownThreeTimesFails(t *testing.T, file string) {
 	u := newUpstream(t)
 	rcv := receive(t, nil)
-	file := newFile(t)
 	var id string
 	for start := range 3 {
-		s := serve(t, "--database", file, u.flag())
+		s := serve(t, hasty("--database", file, u.flag())...)
 		if start == 0 {
 			id = s.async(u.work("deadly", rcv.url))
 		}
-		u.await()
+		inTime(t, "the work is begun", func() bool { return u.called("deadly") == start+1 })
 		s.kill()
 	}
 
-	s := serve(t, "--database", file, u.flag())
+	s := serve(t, hasty("--database", file, u.flag())...)
+	s.outlived(id)
 	d := rcv.next()
 	d.verify(t, secret)
 	if d.event.Type != webhook.RequestFailed || d.event.Error == nil || d.event.Error.Code != "crashed_worker" {
@@ -316,7 +329,10 @@ func TestWorkThatTakesTheServiceDownThreeTimesFails(t *testing.T) {
 }
 
 func TestAnAttemptThatAKillInterruptedIsMadeAgainUnderTheSameID(t *testing.T) {
-	t.Parallel()
+	onEachAfterAKill(t, anAttemptThatAKillInterruptedIsMadeAgainUnderTheSameID)
+}
+
+func anAttemptThatAKillInterruptedIsMadeAgainUnderTheSameID(t *testing.T, file string) {
 	held := newGate()
 	rcv := receive(t, func(_ http.ResponseWriter, r *http.Request, d delivery) {
 		if d.n == 1 {
@@ -324,13 +340,13 @@ func TestAnAttemptThatAKillInterruptedIsMadeAgainUnderTheSameID(t *testing.T) {
 		}
 	})
 	t.Cleanup(held.open)
-	file := newFile(t)
-	s := serve(t, "--database", file)
+	s := serve(t, hasty("--database", file)...)
 	id := s.async(submission{Workload: "wait", Data: data, CallbackURL: rcv.url})
 	first := rcv.next()
 	s.kill()
 
-	s = serve(t, "--database", file)
+	s = serve(t, hasty("--database", file)...)
+	inTime(t, "the callback comes again", func() bool { return len(rcv.received()) == 2 })
 	second := rcv.next()
 	second.verify(t, secret)
 	if first.id() != id || second.id() != id {
@@ -349,10 +365,12 @@ func TestAnAttemptThatAKillInterruptedIsMadeAgainUnderTheSameID(t *testing.T) {
 }
 
 func TestRecoveryAndNewRequestsGoSideBySide(t *testing.T) {
-	t.Parallel()
+	onEachAfterAKill(t, recoveryAndNewRequestsGoSideBySide)
+}
+
+func recoveryAndNewRequestsGoSideBySide(t *testing.T, file string) {
 	u := newUpstream(t)
-	file := newFile(t)
-	s := serve(t, "--database", file, u.flag(), "--io-concurrency", "8")
+	s := serve(t, hasty("--database", file, u.flag(), "--io-concurrency", "8")...)
 	ids := make([]string, 20)
 	for i := range ids {
 		ids[i] = s.async(u.work("old", ""))
@@ -362,7 +380,7 @@ func TestRecoveryAndNewRequestsGoSideBySide(t *testing.T) {
 	}
 	s.kill()
 
-	s = serve(t, "--database", file, u.flag(), "--io-concurrency", "8")
+	s = serve(t, hasty("--database", file, u.flag(), "--io-concurrency", "8")...)
 	began := time.Now()
 	if _, result := s.sync(submission{Workload: "compute", Data: data}); result == "" {
 		t.Error("no result")
@@ -372,7 +390,7 @@ func TestRecoveryAndNewRequestsGoSideBySide(t *testing.T) {
 	}
 	u.open()
 	for _, id := range ids {
-		if rec := s.worked(id); rec.Status != "completed" {
+		if rec := s.outlived(id); rec.Status != "completed" {
 			t.Errorf("request %s is %+v", id, rec)
 		}
 	}

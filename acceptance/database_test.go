@@ -55,7 +55,28 @@ func countersFit(t *testing.T, s *service, rows []record) {
 	}
 }
 
-// openFile opens the database of a service behind its back.
+// onPostgres reports whether a database is not a file.
+func onPostgres(database string) bool { return strings.HasPrefix(database, "postgres:") }
+
+// openDatabase opens the database of a service behind its back.
+func openDatabase(t *testing.T, database string) *sql.DB {
+	t.Helper()
+	if onPostgres(database) {
+		return openPostgres(t, database)
+	}
+	return openFile(t, database)
+}
+
+func openPostgres(t *testing.T, database string) *sql.DB {
+	t.Helper()
+	db, err := sql.Open("pgx", database)
+	if err != nil {
+		t.Fatal("the database cannot be opened") // the error shows the password
+	}
+	t.Cleanup(func() { _ = db.Close() })
+	return db
+}
+
 func openFile(t *testing.T, file string) *sql.DB {
 	t.Helper()
 	db, err := sql.Open("sqlite", "file:"+(&url.URL{Path: filepath.ToSlash(file)}).EscapedPath()+"?_pragma=busy_timeout(10000)")
@@ -69,15 +90,9 @@ func openFile(t *testing.T, file string) *sql.DB {
 // soundFile wants a database to be whole, and its counters to equal its rows.
 func soundFile(t *testing.T, file string) {
 	t.Helper()
-	var db *sql.DB
-	if strings.HasPrefix(file, "postgres:") {
-		var err error
-		if db, err = sql.Open("pgx", file); err != nil {
-			t.Fatal(err)
-		}
-		defer db.Close()
-	} else {
-		db = openFile(t, file)
+	db := openDatabase(t, file)
+	defer db.Close()
+	if !onPostgres(file) {
 		var verdict string
 		if err := db.QueryRow(`PRAGMA integrity_check`).Scan(&verdict); err != nil || verdict != "ok" {
 			t.Errorf("integrity_check says %q, %v", verdict, err)
@@ -95,6 +110,44 @@ func soundFile(t *testing.T, file string) {
 	if err != nil || apart != 0 {
 		t.Errorf("%d counters do not equal the rows, %v", apart, err)
 	}
+}
+
+// contents is all that a database keeps, of a service that has ended.
+func contents(t *testing.T, database string) string {
+	t.Helper()
+	if !onPostgres(database) {
+		text, err := os.ReadFile(database)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
+	db := openPostgres(t, database)
+	var tables []string
+	rows, err := db.Query(`SELECT quote_ident(tablename) FROM pg_tables WHERE schemaname = 'public'`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var name string
+		if err := rows.Scan(&name); err != nil {
+			t.Fatal(err)
+		}
+		tables = append(tables, name)
+	}
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
+	}
+	var all strings.Builder
+	for _, name := range tables {
+		var text string
+		if err := db.QueryRow(`SELECT coalesce(string_agg(t::text, ' '), '') FROM ` + name + ` t`).Scan(&text); err != nil {
+			t.Fatal(err)
+		}
+		all.WriteString(text)
+	}
+	return all.String()
 }
 
 func TestARestartKeepsTheHistory(t *testing.T) {
@@ -132,7 +185,7 @@ func aRestartKeepsTheHistory(t *testing.T, file string) {
 }
 
 func TestDeletingTheFileResetsTheDatabase(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	needSignals(t)
 	dir := t.TempDir()
 	file := filepath.Join(dir, "requests.db")
@@ -161,7 +214,7 @@ func TestDeletingTheFileResetsTheDatabase(t *testing.T) {
 }
 
 func TestAFileOfANewerVersionIsRefused(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	needSignals(t)
 	file := newFile(t)
 	s := serve(t, "--database", file)
@@ -177,7 +230,7 @@ func TestAFileOfANewerVersionIsRefused(t *testing.T) {
 }
 
 func TestAPathWithOddCharactersIsOneFile(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	needSignals(t)
 	dir := t.TempDir()
 	name := "a b%20c#d&e=f'.db"
@@ -192,7 +245,7 @@ func TestAPathWithOddCharactersIsOneFile(t *testing.T) {
 }
 
 func TestProductionKeepsItsRequestsInTheFolderItIsStartedIn(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	needSignals(t)
 	dir := t.TempDir()
 	s := serveIn(t, dir, nil, "--mode", "production", "--insecure-no-auth")
@@ -224,19 +277,33 @@ func (s *service) health() health {
 }
 
 func TestTheServiceSaysWhetherItIsDurable(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	const notice = "not durable"
 	memory := serve(t, "--mode", "demo")
 	if h := memory.health(); h.Durable || !strings.Contains(strings.Join(h.Notices, "\n"), notice) || memory.stats().System.Durable {
 		t.Errorf("in memory /healthz says %+v", h)
 	}
 	memory.says(t, notice)
-	file := serve(t, "--mode", "demo", "--database", newFile(t))
-	if h := file.health(); !h.Durable || strings.Contains(strings.Join(h.Notices, "\n"), notice) || !file.stats().System.Durable {
-		t.Errorf("on a file /healthz says %+v", h)
+	onDisk := func(name, database string) {
+		s := serve(t, "--mode", "demo", "--database", database)
+		if h := s.health(); !h.Durable || strings.Contains(strings.Join(h.Notices, "\n"), notice) || !s.stats().System.Durable {
+			t.Errorf("on %s /healthz says %+v", name, h)
+		}
+		s.kill() // so that its log is complete
+		if strings.Contains(s.stderr.String(), notice) {
+			t.Errorf("on %s the log says that it is not durable", name)
+		}
 	}
-	file.kill() // so that its log is complete
-	if strings.Contains(file.stderr.String(), notice) {
-		t.Error("on a file the log says that it is not durable")
+	onDisk("a file", newFile(t))
+	database := migrated.Database(t)
+	onDisk("a Postgres", database)
+	// Without settings of its own, the service has those of the database.
+	if _, err := openPostgres(t, database).Exec(`DO $$ BEGIN EXECUTE 'ALTER DATABASE ' || current_database() || ' SET synchronous_commit = off'; END $$`); err != nil {
+		t.Fatal(err)
 	}
+	careless := serve(t, "--mode", "demo", "--database", database, "--database-poll-only")
+	if h := careless.health(); h.Durable || !strings.Contains(strings.Join(h.Notices, "\n"), notice) || careless.stats().System.Durable {
+		t.Errorf("on a Postgres that does not wait for the disk /healthz says %+v", h)
+	}
+	careless.says(t, notice)
 }

@@ -8,7 +8,7 @@ import (
 )
 
 func TestDemoReceivesAndVerifiesEveryCallback(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	for _, workload := range []string{"compute", "wait", "mixed"} {
 		t.Run(workload, func(t *testing.T) {
 			dir := t.TempDir()
@@ -27,7 +27,7 @@ func TestDemoReceivesAndVerifiesEveryCallback(t *testing.T) {
 }
 
 func TestDemoCanBeInterrupted(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	needSignals(t)
 	dir := t.TempDir()
 	p := start(t, dir, nil, "demo", "--requests", "100000", "--concurrency", "4", "--complexity", "10")
@@ -45,7 +45,7 @@ func TestDemoCanBeInterrupted(t *testing.T) {
 }
 
 func TestDemoRefusesWhatItCannotDo(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	for _, args := range []string{"--requests 0", "--requests=-2", "--concurrency 0", "--complexity 11", "--complexity 0", "--workload dance", "--workload http"} {
 		t.Run(args, func(t *testing.T) {
 			_, stderr, code := run(t, nil, append([]string{"demo"}, strings.Fields(args)...)...)

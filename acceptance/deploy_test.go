@@ -128,7 +128,7 @@ func deployments(t *testing.T) (all []deployed) {
 }
 
 func TestDeploymentsNameWhatThereIs(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	serveHelp, stderr, code := run(t, nil, "serve", "--help")
 	if code != 0 {
 		t.Fatalf("serve --help ends with %d: %s", code, stderr)
@@ -157,7 +157,7 @@ func TestDeploymentsNameWhatThereIs(t *testing.T) {
 }
 
 func TestDeploymentsAreReadAsTheyAreMeant(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	// The arguments, with addresses and a database of this test.
 	for _, d := range deployments(t) {
 		args := slices.DeleteFunc(slices.Clone(d.args[1:]), func(arg string) bool {
@@ -172,7 +172,7 @@ func TestDeploymentsAreReadAsTheyAreMeant(t *testing.T) {
 }
 
 func TestKubernetesObjectsFitTogether(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	objects := kubernetes(t)
 	selects := func(what string, selector, labels map[string]any) {
 		t.Helper()
@@ -231,7 +231,7 @@ func TestKubernetesObjectsFitTogether(t *testing.T) {
 }
 
 func TestTheUnitIsOneForSystemd(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	analyze, err := exec.LookPath("systemd-analyze")
 	if err != nil {
 		t.Skip("there is no systemd-analyze on this machine")

@@ -26,7 +26,7 @@ func mount(t *testing.T, megabytes string) string {
 }
 
 func TestAFullDiskRefusesAcceptsAndRecoversByItself(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	dir := mount(t, "24")
 	rcv := receive(t, nil)
 	file, ballast := filepath.Join(dir, "requests.db"), filepath.Join(dir, "ballast")
@@ -120,7 +120,7 @@ func fillDisk(t *testing.T, path string) {
 }
 
 func TestAFileThatCannotBeWrittenIsRefusedAtStart(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	needSignals(t)
 	made := newFile(t)
 	serve(t, "--database", made).stop(t)

@@ -109,10 +109,13 @@ func drainLetsASyncCallerFinish(t *testing.T, database string) {
 }
 
 func TestDrainAnswersThoseWhoWait(t *testing.T) {
-	t.Parallel()
+	onEach(t, drainAnswersThoseWhoWait)
+}
+
+func drainAnswersThoseWhoWait(t *testing.T, database string) {
 	needSignals(t)
 	u := newUpstream(t)
-	s := serve(t, "--database", newFile(t), u.flag(), "--io-concurrency", "1", "--drain-timeout", "15s")
+	s := serve(t, "--database", database, u.flag(), "--io-concurrency", "1", "--drain-timeout", "15s")
 	running := s.async(u.work("a", ""))
 	u.await()
 	answered := s.later("GET", "/requests/"+running+"?wait=60s", nil)
@@ -135,11 +138,13 @@ func TestDrainAnswersThoseWhoWait(t *testing.T) {
 }
 
 func TestASecondSignalEndsAtOnce(t *testing.T) {
-	t.Parallel()
+	onEachAfterAKill(t, aSecondSignalEndsAtOnce)
+}
+
+func aSecondSignalEndsAtOnce(t *testing.T, file string) {
 	needSignals(t)
 	u := newUpstream(t)
-	file := newFile(t)
-	s := serve(t, "--database", file, u.flag(), "--drain-timeout", "10m")
+	s := serve(t, hasty("--database", file, u.flag(), "--drain-timeout", "10m")...)
 	id := s.async(u.work("a", ""))
 	u.await()
 	s.draining()
@@ -161,9 +166,9 @@ func TestASecondSignalEndsAtOnce(t *testing.T) {
 		t.Error("exit code is 0, but work was cut off")
 	}
 
-	s = serve(t, "--database", file, u.flag())
+	s = serve(t, hasty("--database", file, u.flag())...)
 	u.open()
-	if rec := s.worked(id); rec.Status != "completed" {
+	if rec := s.outlived(id); rec.Status != "completed" {
 		t.Errorf("after the restart the request is %+v", rec)
 	}
 }
@@ -231,8 +236,11 @@ func anAttemptThatTheDrainCutsOffIsNotSpent(t *testing.T, file string) {
 }
 
 func TestAnIdleServiceEndsAtOnce(t *testing.T) {
-	t.Parallel()
 	needSignals(t)
+	t.Run("postgres", func(t *testing.T) {
+		parallel(t)
+		anIdleServiceEndsAtOnce(t, syscall.SIGTERM, 0, "--database", migrated.Database(t))
+	})
 	for _, c := range []struct {
 		name  string
 		sig   os.Signal
@@ -245,19 +253,24 @@ func TestAnIdleServiceEndsAtOnce(t *testing.T) {
 		{"while it is paused", syscall.SIGTERM, []string{"--paused"}, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			s := serve(t, c.args...)
-			s.get("/healthz") // and keeps its connection open
-			began := time.Now()
-			s.signal(t, c.sig)
-			if code := s.wait(t); code != 0 {
-				t.Errorf("exit code is %d, want 0", code)
-			}
-			if took := time.Since(began); took > 10*time.Second {
-				t.Errorf("it took %v", took)
-			}
-			if left, err := os.ReadDir(s.cmd.Dir); err != nil || len(left) != c.files {
-				t.Errorf("it leaves %v behind, %v, want %d files", left, err, c.files)
-			}
+			parallel(t)
+			anIdleServiceEndsAtOnce(t, c.sig, c.files, c.args...)
 		})
+	}
+}
+
+func anIdleServiceEndsAtOnce(t *testing.T, sig os.Signal, files int, args ...string) {
+	s := serve(t, args...)
+	s.get("/healthz") // and keeps its connection open
+	began := time.Now()
+	s.signal(t, sig)
+	if code := s.wait(t); code != 0 {
+		t.Errorf("exit code is %d, want 0", code)
+	}
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("it took %v", took)
+	}
+	if left, err := os.ReadDir(s.cmd.Dir); err != nil || len(left) != files {
+		t.Errorf("it leaves %v behind, %v, want %d files", left, err, files)
 	}
 }

@@ -23,8 +23,11 @@ import (
 )
 
 func TestEveryAnswerTellsBrowsersWhatNotToDo(t *testing.T) {
-	t.Parallel()
-	s := serve(t)
+	onEach(t, everyAnswerTellsBrowsersWhatNotToDo)
+}
+
+func everyAnswerTellsBrowsersWhatNotToDo(t *testing.T, database string) {
+	s := serve(t, "--database", database)
 	for _, path := range []string{"/healthz", "/requests", "/nothing", "/docs/", "/redoc", "/openapi.json", "/stats"} {
 		h := s.get(path).header
 		if h.Get("X-Content-Type-Options") != "nosniff" || h.Get("X-Frame-Options") != "DENY" || h.Get("Referrer-Policy") != "no-referrer" {
@@ -41,8 +44,11 @@ func TestEveryAnswerTellsBrowsersWhatNotToDo(t *testing.T) {
 }
 
 func TestPagesOfOtherOriginsMayDoNothing(t *testing.T) {
-	t.Parallel()
-	s := serve(t)
+	onEach(t, pagesOfOtherOriginsMayDoNothing)
+}
+
+func pagesOfOtherOriginsMayDoNothing(t *testing.T, database string) {
+	s := serve(t, "--database", database)
 	const sub = `{"data":{"a":1},"workload":"wait"}`
 	for name, headers := range map[string][]string{
 		"a page elsewhere":         {"Sec-Fetch-Site", "cross-site"},
@@ -68,9 +74,12 @@ func TestPagesOfOtherOriginsMayDoNothing(t *testing.T) {
 }
 
 func TestPagesOfANamedOriginMayUseTheService(t *testing.T) {
-	t.Parallel()
+	onEach(t, pagesOfANamedOriginMayUseTheService)
+}
+
+func pagesOfANamedOriginMayUseTheService(t *testing.T, database string) {
 	const app = "https://app.example"
-	s := serve(t, "--cors-origin", app, "--require-keys", "--database", newFile(t))
+	s := serve(t, "--cors-origin", app, "--require-keys", "--database", database)
 	preflight := s.send("OPTIONS", "/async", nil, "Origin", app, "Access-Control-Request-Method", "POST", "Access-Control-Request-Headers", "authorization")
 	if preflight.status != http.StatusNoContent || preflight.header.Get("Access-Control-Allow-Origin") != app ||
 		!strings.Contains(preflight.header.Get("Access-Control-Allow-Headers"), "Authorization") || !strings.Contains(preflight.header.Get("Access-Control-Allow-Methods"), "POST") {
@@ -94,16 +103,12 @@ func TestPagesOfANamedOriginMayUseTheService(t *testing.T) {
 }
 
 func TestOperatorsHaveAnAddressOfTheirOwn(t *testing.T) {
-	t.Parallel()
-	file := newFile(t)
+	onEach(t, operatorsHaveAnAddressOfTheirOwn)
+}
+
+func operatorsHaveAnAddressOfTheirOwn(t *testing.T, file string) {
 	s := serve(t, "--mode", "production", "--database", file, "--admin-addr", "127.0.0.1:0")
-	s.says(t, "listening for operators")
-	found := regexp.MustCompile(`listening for operators","addr":"([^"]+)"`).FindStringSubmatch(s.stderr.String())
-	if found == nil {
-		t.Fatalf("the log does not tell the address:\n%s", s.stderr.String())
-	}
-	admin := *s
-	admin.addr = found[1]
+	admin := s.operators(t)
 	for _, path := range []string{"/metrics", "/docs/", "/redoc", "/openapi.json", "/debug/pprof/", "/debug/pprof/goroutine?debug=1", "/healthz", "/readyz"} {
 		if a := admin.get(path); a.status != http.StatusOK {
 			t.Errorf("GET %s for operators: %d", path, a.status)
@@ -161,7 +166,7 @@ func selfSigned(t *testing.T, certFile, keyFile, name string) *x509.CertPool {
 }
 
 func TestHTTPSWithACertificateThatIsReplaced(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	dir := t.TempDir()
 	cert, key := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
 	pool := selfSigned(t, cert, key, "first")
@@ -202,7 +207,7 @@ func TestHTTPSWithACertificateThatIsReplaced(t *testing.T) {
 }
 
 func TestConnectionsAreBounded(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	s := serve(t, "--max-connections", "3")
 	s.client.CloseIdleConnections()
 	var held []net.Conn
@@ -231,7 +236,7 @@ func TestConnectionsAreBounded(t *testing.T) {
 }
 
 func TestSlowAndOversizedHeadersAreCutOff(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	s := serve(t)
 	c, err := net.Dial("tcp", s.addr)
 	if err != nil {

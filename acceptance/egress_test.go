@@ -17,8 +17,11 @@ func refusedURL(t *testing.T, s *service, url string) {
 }
 
 func TestProductionRefusesCallbackURLsThatLeadInward(t *testing.T) {
-	t.Parallel()
-	s := serve(t, "--mode", "production", "--insecure-no-auth", "--rate-limit", "none")
+	onEach(t, productionRefusesCallbackURLsThatLeadInward)
+}
+
+func productionRefusesCallbackURLsThatLeadInward(t *testing.T, database string) {
+	s := serve(t, "--database", database, "--mode", "production", "--insecure-no-auth", "--rate-limit", "none")
 	for _, c := range []struct{ name, url string }{
 		{"loopback", "http://127.0.0.1/hook"},
 		{"loopback elsewhere in its range", "http://127.8.9.10/hook"},
@@ -61,8 +64,11 @@ func TestProductionRefusesCallbackURLsThatLeadInward(t *testing.T) {
 }
 
 func TestDemoModeOpensLoopbackAndNothingElse(t *testing.T) {
-	t.Parallel()
-	s := serve(t, "--mode", "demo")
+	onEach(t, demoModeOpensLoopbackAndNothingElse)
+}
+
+func demoModeOpensLoopbackAndNothingElse(t *testing.T, database string) {
+	s := serve(t, "--database", database, "--mode", "demo")
 	for _, url := range []string{"http://10.0.0.1/hook", "http://169.254.169.254/latest/meta-data/", "http://192.168.0.1:8080/hook", "http://[fe80::1]/hook", "http://metadata.google.internal/", "http://0.0.0.0/hook"} {
 		refusedURL(t, s, url)
 	}
@@ -74,9 +80,12 @@ func TestDemoModeOpensLoopbackAndNothingElse(t *testing.T) {
 }
 
 func TestProductionReachesWhatTheOperatorOpened(t *testing.T) {
-	t.Parallel()
+	onEach(t, productionReachesWhatTheOperatorOpened)
+}
+
+func productionReachesWhatTheOperatorOpened(t *testing.T, database string) {
 	rcv, other := receive(t, nil), receive(t, nil)
-	s := serve(t, "--mode", "production", "--insecure-no-auth", "--allow-callback-net", "127.0.0.0/8", "--allow-callback-port", rcv.port)
+	s := serve(t, "--database", database, "--mode", "production", "--insecure-no-auth", "--allow-callback-net", "127.0.0.0/8", "--allow-callback-port", rcv.port)
 	id := s.async(submission{Workload: "wait", Data: data, CallbackURL: rcv.url})
 	rcv.next().verify(t, secret)
 	if rec := s.settled(id); rec.Status != "callback_sent" || rec.Callback.MaxAttempts != 8 {
@@ -90,14 +99,20 @@ func TestProductionReachesWhatTheOperatorOpened(t *testing.T) {
 }
 
 func TestHTTPSOnlyRefusesPlainCallbacks(t *testing.T) {
-	t.Parallel()
+	onEach(t, httpsOnlyRefusesPlainCallbacks)
+}
+
+func httpsOnlyRefusesPlainCallbacks(t *testing.T, database string) {
 	rcv := receive(t, nil)
-	s := serve(t, "--callback-https-only")
+	s := serve(t, "--database", database, "--callback-https-only")
 	refusedURL(t, s, rcv.url)
 }
 
 func TestRedirectsAreNotFollowed(t *testing.T) {
-	t.Parallel()
+	onEach(t, redirectsAreNotFollowed)
+}
+
+func redirectsAreNotFollowed(t *testing.T, database string) {
 	second := receive(t, nil)
 	first := receive(t, func(w http.ResponseWriter, r *http.Request, d delivery) {
 		code := http.StatusFound
@@ -106,7 +121,7 @@ func TestRedirectsAreNotFollowed(t *testing.T) {
 		}
 		http.Redirect(w, r, second.url, code)
 	})
-	s := serve(t, "--mode", "production", "--insecure-no-auth", "--allow-callback-net", "127.0.0.0/8",
+	s := serve(t, "--database", database, "--mode", "production", "--insecure-no-auth", "--allow-callback-net", "127.0.0.0/8",
 		"--allow-callback-port", first.port+","+second.port, "--callback-attempts", "1")
 	for _, code := range []string{"302", "308"} {
 		id := s.async(submission{Workload: "wait", Data: data, CallbackURL: first.url})
@@ -124,11 +139,14 @@ func TestRedirectsAreNotFollowed(t *testing.T) {
 }
 
 func TestANameThatLeadsInwardIsRefusedWhenItIsDialled(t *testing.T) {
-	t.Parallel()
+	onEach(t, aNameThatLeadsInwardIsRefusedWhenItIsDialled)
+}
+
+func aNameThatLeadsInwardIsRefusedWhenItIsDialled(t *testing.T, database string) {
 	rcv := receive(t, nil)
 	// An open address on loopback lets the name localhost through the look at
 	// the URL; the addresses it resolves to are not that one.
-	s := serve(t, "--mode", "production", "--insecure-no-auth", "--allow-callback-net", "127.0.0.77/32",
+	s := serve(t, "--database", database, "--mode", "production", "--insecure-no-auth", "--allow-callback-net", "127.0.0.77/32",
 		"--allow-callback-port", rcv.port, "--callback-attempts", "1")
 	id := s.async(submission{Workload: "wait", Data: data, CallbackURL: "http://localhost:" + rcv.port + "/hook?key=abc"})
 	rec := s.settled(id)

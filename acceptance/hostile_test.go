@@ -183,8 +183,11 @@ func sickReceivers(t *testing.T, inside string) []sick {
 // attempt is on record, the service's memory stays what it is, and those who
 // are well do not notice.
 func TestHostileReceiversHarmOnlyThemselves(t *testing.T) {
-	t.Parallel()
-	s := serve(t, "--database", newFile(t), "--callback-timeout", "2s", "--callback-per-host", "4")
+	onEach(t, hostileReceiversHarmOnlyThemselves)
+}
+
+func hostileReceiversHarmOnlyThemselves(t *testing.T, database string) {
+	s := serve(t, "--database", database, "--callback-timeout", "2s", "--callback-per-host", "4")
 	inside := receive(t, nil) // it is not to get a thing
 	sicks := sickReceivers(t, inside.url)
 	urls, ids := make([]string, len(sicks)), make([]string, len(sicks))

@@ -141,18 +141,24 @@ func (l *killLedger) post(s *service, random *rand.Rand, subs []submission, resu
 }
 
 func TestKillsAtRandomMomentsLoseNothing(t *testing.T) {
-	t.Parallel()
+	onEachAfterAKill(t, killsAtRandomMomentsLoseNothing)
+}
+
+func killsAtRandomMomentsLoseNothing(t *testing.T, file string) {
 	const posters, perHost, rounds = 6, 10, 2000
 	subs, results := deterministic(t, rounds)
 	l := &killLedger{answered: make(map[string]string), sync: make(map[string]bool), called: make(map[string]int)}
 	receiver := httptest.NewServer(l)
 	t.Cleanup(receiver.Close)
 	hook := receiver.URL + "/hook"
-	file := newFile(t)
-	flags := []string{"--database", file, "--workers", "1", "--io-concurrency", "16", "--rounds", "2000", "--callback-per-host", "10"}
+	kills := *crashRounds
+	if onPostgres(file) { // where each kill takes longer
+		kills = (kills + 2) / 3
+	}
+	flags := hasty("--database", file, "--workers", "1", "--io-concurrency", "16", "--rounds", "2000", "--callback-per-host", "10")
 	random := rand.New(rand.NewPCG(*crashSeed, 0))
 	began := time.Now()
-	for round := range *crashRounds {
+	for round := range kills {
 		if round%5 == 4 { // while it starts, or takes up what was left
 			p := start(t, t.TempDir(), []string{"TANDEM_CALLBACK_SECRET=" + secret.Reveal()}, append([]string{"serve", "--addr", "127.0.0.1:0"}, flags...)...)
 			time.Sleep(time.Duration(random.IntN(150)) * time.Millisecond)
@@ -173,15 +179,10 @@ func TestKillsAtRandomMomentsLoseNothing(t *testing.T) {
 
 	s := serve(t, flags...)
 	var st stats
-	for deadline := time.Now().Add(3 * time.Minute); ; time.Sleep(20 * time.Millisecond) {
+	inTime(t, "all is settled", func() bool {
 		st = s.stats()
-		if st.Requests.ByStatus["pending"]+st.Requests.ByStatus["processing"]+st.Callbacks.Pending == 0 {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("not all is settled: %+v", st)
-		}
-	}
+		return st.Requests.ByStatus["pending"]+st.Requests.ByStatus["processing"]+st.Callbacks.Pending == 0
+	})
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	crashed := l.compare(t, s, subs, results)
@@ -189,27 +190,30 @@ func TestKillsAtRandomMomentsLoseNothing(t *testing.T) {
 	for _, n := range l.called {
 		again += n - 1
 	}
-	inFlight := perHost * *crashRounds
+	inFlight := perHost * kills
 	if again > inFlight {
 		t.Errorf("%d callbacks came again, %d attempts at most were in flight at the kills", again, inFlight)
 	}
-	if crashed > *crashRounds/3 {
-		t.Errorf("%d requests failed as crashed_worker by %d kills, and each takes three", crashed, *crashRounds)
+	if crashed > kills/3 {
+		t.Errorf("%d requests failed as crashed_worker by %d kills, and each takes three", crashed, kills)
 	}
-	if len(l.answered) < 5**crashRounds {
-		t.Errorf("%d requests were answered over %d kills, which shows too little", len(l.answered), *crashRounds)
+	if len(l.answered) < 5*kills {
+		t.Errorf("%d requests were answered over %d kills, which shows too little", len(l.answered), kills)
 	}
 	for _, text := range l.wrong {
 		t.Error(text)
 	}
 	t.Logf("%d kills in %v: %d requests answered (%d of them 200), %d on record, %d with an unknown answer, %d refused; %d callbacks verified, %d of them again; %d crashed_worker (-crash.seed=%d)",
-		*crashRounds, time.Since(began).Round(time.Second), len(l.answered), len(l.sync), st.Requests.Total, l.unknown, l.refused, len(l.called), again, crashed, *crashSeed)
+		kills, time.Since(began).Round(time.Second), len(l.answered), len(l.sync), st.Requests.Total, l.unknown, l.refused, len(l.called), again, crashed, *crashSeed)
 	if t.Failed() {
 		return
 	}
 	s.signal(t, syscall.SIGTERM)
 	s.wait(t)
 	soundFile(t, file)
+	if onPostgres(file) {
+		return
+	}
 	if stdout, stderr, code := run(t, nil, "doctor", "--database", file); code != 0 {
 		t.Errorf("doctor ends with %d: %s%s", code, stdout, stderr)
 	}
@@ -266,7 +270,10 @@ func (l *killLedger) compare(t *testing.T, s *service, subs []submission, result
 // An input that takes the process down is found out after three starts, and
 // costs the others nothing.
 func TestAnInputThatKillsTheProcessFailsAndTheOthersDoNot(t *testing.T) {
-	t.Parallel()
+	onEachAfterAKill(t, anInputThatKillsTheProcessFailsAndTheOthersDoNot)
+}
+
+func anInputThatKillsTheProcessFailsAndTheOthersDoNot(t *testing.T, database string) {
 	var running atomic.Pointer[service]
 	var deaths atomic.Int64
 	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -278,7 +285,7 @@ func TestAnInputThatKillsTheProcessFailsAndTheOthersDoNot(t *testing.T) {
 		_, _ = io.WriteString(w, `{"hello":"you"}`)
 	}))
 	t.Cleanup(upstream.Close)
-	flags := []string{"--database", newFile(t), "--upstream=u=" + upstream.URL, "--io-concurrency", "8"}
+	flags := hasty("--database", database, "--upstream=u="+upstream.URL, "--io-concurrency", "8")
 	calling := func(name string) submission {
 		return submission{Workload: "http", Data: map[string]any{"upstream": "u", "name": name}}
 	}
@@ -301,7 +308,7 @@ func TestAnInputThatKillsTheProcessFailsAndTheOthersDoNot(t *testing.T) {
 		if died := s.diesBeforeItListens(file); !died {
 			s = connect(t, p, file)
 			failed := false
-			eventually(t, "it dies, or the deadly one is found out", func() bool {
+			inTime(t, "it dies, or the deadly one is found out", func() bool {
 				a, err := s.try("GET", "/requests/"+deadly, nil)
 				failed = err == nil && strings.Contains(string(a.body), `"status":"failed"`)
 				return failed || err != nil
@@ -316,7 +323,7 @@ func TestAnInputThatKillsTheProcessFailsAndTheOthersDoNot(t *testing.T) {
 		t.Errorf("the deadly one is %s", rec)
 	}
 	for _, id := range innocent {
-		if rec := s.worked(id); rec.Status != "completed" {
+		if rec := s.outlived(id); rec.Status != "completed" {
 			t.Errorf("an innocent one is %s", rec)
 		}
 	}

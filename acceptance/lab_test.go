@@ -39,8 +39,11 @@ func count(t *testing.T, report, name string) (sync, async string) {
 }
 
 func TestLoadMeasuresBothPatterns(t *testing.T) {
-	t.Parallel()
-	s := serve(t, "--database", newFile(t))
+	onEach(t, loadMeasuresBothPatterns)
+}
+
+func loadMeasuresBothPatterns(t *testing.T, database string) {
+	s := serve(t, "--database", database)
 	dir := t.TempDir()
 	stdout, stderr, code := lab(t, dir, s.url(), "load", "-n", "100", "-c", "4", "--output", "r.json", "--html", "r.html", "--slo", "callback_rate>=100%")
 	if code != 0 {
@@ -51,7 +54,7 @@ func TestLoadMeasuresBothPatterns(t *testing.T) {
 			t.Errorf("%s are %s and %s, want 50 each way", name, sync, async)
 		}
 	}
-	for _, text := range []string{"closed: 4 callers", "backend embedded, durable", "50 received, 50 verified", "every one of these signatures verified", "callback_rate>=100%"} {
+	for _, text := range []string{"closed: 4 callers", "backend " + s.health().Backend + ", durable", "50 received, 50 verified", "every one of these signatures verified", "callback_rate>=100%"} {
 		if !strings.Contains(strings.Join(strings.Fields(stdout), " "), text) {
 			t.Errorf("the report does not say %q:\n%s", text, stdout)
 		}
@@ -94,7 +97,7 @@ func TestLoadMeasuresBothPatterns(t *testing.T) {
 }
 
 func TestLoadEndsWithACodeForScripts(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	s := serve(t)
 	for _, row := range []struct {
 		args string
@@ -124,7 +127,7 @@ func TestLoadEndsWithACodeForScripts(t *testing.T) {
 }
 
 func TestForgedCallbacksDoNotCount(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	s := serve(t)
 	stdout, stderr, code := lab(t, t.TempDir(), s.url(), "load", "-n", "8", "-c", "8", "--drain", "1s",
 		"--callback-secret", webhook.NewSecret().Reveal(), "--slo", "callback_rate>99%")
@@ -157,10 +160,10 @@ func null(t *testing.T, status int) (url, description string, got *atomic.Int64)
 }
 
 func TestARunThatSaysNothingIsVoid(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	url, description, _ := null(t, 200)
 	dir := t.TempDir()
-	stdout, stderr, code := lab(t, dir, url, "load", "--target", description, "--sync-ratio", "1", "--rate", "90000", "--duration", "300ms", "--output", "v.json")
+	stdout, stderr, code := lab(t, dir, url, "load", "--target", description, "--sync-ratio", "1", "--rate", "90000", "--duration", "100ms", "--output", "v.json")
 	if code != 3 || !strings.Contains(stdout, "VOID: THESE FIGURES DO NOT COUNT") || !strings.Contains(stdout, "nothing is concluded") {
 		t.Errorf("exit code is %d:\n%s\n%s", code, stderr, stdout)
 	}
@@ -170,7 +173,7 @@ func TestARunThatSaysNothingIsVoid(t *testing.T) {
 }
 
 func TestALoadThatIsInterruptedIsVoid(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	needSignals(t)
 	s := serve(t)
 	dir := t.TempDir()
@@ -187,7 +190,7 @@ func TestALoadThatIsInterruptedIsVoid(t *testing.T) {
 }
 
 func TestTheLabSaysWhatIsWrongBeforeItSends(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	url, description, got := null(t, 200)
 	busy, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -287,7 +290,7 @@ func TestTheLabSaysWhatIsWrongBeforeItSends(t *testing.T) {
 }
 
 func TestProductionModeIsNotRefusedByALimitedService(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	s := serve(t, "--rate-limit", "20/2s")
 	stdout, stderr, code := lab(t, t.TempDir(), s.url(), "load", "--production-mode", "-n", "30", "--slo", "error_rate<=0%")
 	if code != 0 {
@@ -299,7 +302,7 @@ func TestProductionModeIsNotRefusedByALimitedService(t *testing.T) {
 }
 
 func TestRefusalsAreCountedApart(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	s := serve(t, "--rate-limit", "10/1h")
 	stdout, stderr, code := lab(t, t.TempDir(), s.url(), "load", "--demo-mode", "-n", "40", "-c", "2", "--sync-ratio", "1")
 	if code != 0 || !regexp.MustCompile(`(?m)^  429 +30$`).MatchString(stdout) {
@@ -308,7 +311,7 @@ func TestRefusalsAreCountedApart(t *testing.T) {
 }
 
 func TestCompareAndItsAATest(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	s := serve(t)
 	stdout, stderr, code := lab(t, t.TempDir(), s.url(), "compare", "-n", "400", "-c", "4", "--workload", "wait", "--output", "c.json", "--html", "c.html")
 	if code != 0 && code != 4 {
@@ -331,7 +334,7 @@ func TestCompareAndItsAATest(t *testing.T) {
 // TestSearchFindsThatNothingPasses is of a service that refuses all it gets, so
 // that one stage settles each question.
 func TestSearchFindsThatNothingPasses(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	url, description, got := null(t, 503)
 	dir := t.TempDir()
 	p := start(t, dir, nil, "search", "--url", url, "--target", description, "--callback-port", "0",

@@ -13,8 +13,11 @@ import (
 var quick = submission{Workload: "wait", Data: data}
 
 func TestProductionLimitsBothRoutesTogether(t *testing.T) {
-	t.Parallel()
-	s := serve(t, "--mode", "production", "--insecure-no-auth")
+	onEach(t, productionLimitsBothRoutesTogether)
+}
+
+func productionLimitsBothRoutesTogether(t *testing.T, database string) {
+	s := serve(t, "--database", database, "--mode", "production", "--insecure-no-auth")
 	for i := range 50 {
 		path, want := "/sync", http.StatusOK
 		if i%2 == 1 {
@@ -53,7 +56,10 @@ func TestProductionLimitsBothRoutesTogether(t *testing.T) {
 }
 
 func TestTheRateLimitCanBeChosen(t *testing.T) {
-	t.Parallel()
+	onEach(t, theRateLimitCanBeChosen)
+}
+
+func theRateLimitCanBeChosen(t *testing.T, database string) {
 	for _, c := range []struct {
 		name  string
 		env   []string
@@ -67,7 +73,7 @@ func TestTheRateLimitCanBeChosen(t *testing.T) {
 		{"by the environment", []string{"TANDEM_RATE_LIMIT=4/60s"}, nil, 4},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			s := serveIn(t, t.TempDir(), c.env, c.args...)
+			s := serveIn(t, t.TempDir(), c.env, append(c.args, "--database", database)...)
 			posts := c.limit
 			if posts == 0 {
 				posts = 60
@@ -88,8 +94,11 @@ func TestTheRateLimitCanBeChosen(t *testing.T) {
 }
 
 func TestRetryAfterOfTheRateLimitIsTrue(t *testing.T) {
-	t.Parallel()
-	s := serve(t, "--rate-limit", "2/3s")
+	onEach(t, retryAfterOfTheRateLimitIsTrue)
+}
+
+func retryAfterOfTheRateLimitIsTrue(t *testing.T, database string) {
+	s := serve(t, "--database", database, "--rate-limit", "2/3s")
 	began := time.Now()
 	s.async(quick)
 	s.async(quick)
@@ -197,9 +206,12 @@ func aFullBacklogTakesMoreOnceItHasRoom(t *testing.T, database string) {
 }
 
 func TestALongBacklogDoesNotStarveSyncCallers(t *testing.T) {
-	t.Parallel()
+	onEach(t, aLongBacklogDoesNotStarveSyncCallers)
+}
+
+func aLongBacklogDoesNotStarveSyncCallers(t *testing.T, database string) {
 	const backlog, callers = 400, 10
-	s := serve(t, "--workers", "1")
+	s := serve(t, "--database", database, "--workers", "1")
 	for range backlog {
 		s.async(submission{Workload: "compute", Complexity: 4, Data: data})
 	}
@@ -214,9 +226,12 @@ func TestALongBacklogDoesNotStarveSyncCallers(t *testing.T) {
 }
 
 func TestASaturatingSyncLoadDoesNotStarveAsync(t *testing.T) {
-	t.Parallel()
+	onEach(t, aSaturatingSyncLoadDoesNotStarveAsync)
+}
+
+func aSaturatingSyncLoadDoesNotStarveAsync(t *testing.T, database string) {
 	const callers, accepted = 6, 15
-	s := serve(t, "--workers", "1", "--sync-queue-timeout", "20s")
+	s := serve(t, "--database", database, "--workers", "1", "--sync-queue-timeout", "20s")
 	done := make(chan struct{})
 	var calling sync.WaitGroup
 	var served atomic.Int64

@@ -26,8 +26,26 @@ func inTime(t *testing.T, what string, yes func() bool) {
 	}
 }
 
+// hasty is flags of a process that others on its Postgres may take for dead soon:
+// that is 15 s after the longer of the two timeouts.
+func hasty(flags ...string) []string {
+	return append(flags, "--work-timeout", "8s", "--callback-timeout", "8s")
+}
+
+// outlived waits until a request is worked that a dead process may have begun:
+// on a file its next process takes it up, on Postgres another, in time.
+func (s *service) outlived(id string) record {
+	s.t.Helper()
+	var r record
+	inTime(s.t, "request "+id+" is worked", func() bool {
+		r = s.record(id)
+		return r.worked()
+	})
+	return r
+}
+
 func TestTwoProcessesAreOneService(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	database := postgrestest.Database(t)
 	u := newUpstream(t)
 	rcv := receive(t, nil)
@@ -60,7 +78,7 @@ func TestTwoProcessesAreOneService(t *testing.T) {
 }
 
 func TestWorkIsCancelledThroughAnotherProcess(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	database := postgrestest.Database(t)
 	u := newUpstream(t)
 	api := serve(t, "--database", database, "--roles", "api", u.flag())
@@ -75,7 +93,7 @@ func TestWorkIsCancelledThroughAnotherProcess(t *testing.T) {
 }
 
 func TestAnotherProcessFinishesWhatAKilledOneLeft(t *testing.T) {
-	t.Parallel()
+	patient(t)
 	database := postgrestest.Database(t)
 	u := newUpstream(t)
 	rcv := receive(t, nil)
@@ -111,7 +129,7 @@ func TestAnotherProcessFinishesWhatAKilledOneLeft(t *testing.T) {
 }
 
 func TestPostgresRestartsUnderLoad(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	cluster, err := postgrestest.Start(postgrestest.Options{})
 	if err != nil {
 		postgrestest.Skip(t, err)
@@ -198,7 +216,7 @@ func TestPostgresRestartsUnderLoad(t *testing.T) {
 }
 
 func TestThePasswordOfADatabaseIsShownNowhere(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	database := postgrestest.Database(t)
 	u, err := url.Parse(database)
 	if err != nil {
@@ -240,7 +258,7 @@ func TestThePasswordOfADatabaseIsShownNowhere(t *testing.T) {
 }
 
 func TestMigrateMakesTheSchemaAndLeavesTheServiceAlone(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	database := postgrestest.Database(t)
 	for range 2 {
 		stdout, stderr, code := run(t, nil, "migrate", "--database", database)
@@ -262,7 +280,7 @@ func TestMigrateMakesTheSchemaAndLeavesTheServiceAlone(t *testing.T) {
 }
 
 func TestFilesOnlyCommandsRefuseAPostgres(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	const url = "postgres://tandem:pass-word@127.0.0.1:1/tandem"
 	for _, args := range [][]string{{"backup", "copy.db"}, {"restore", "copy.db"}, {"doctor"}, {"doctor", "--repair"}} {
 		_, stderr, code := run(t, nil, append(args, "--database", url)...)

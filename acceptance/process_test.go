@@ -3,6 +3,7 @@ package acceptance
 import (
 	"bytes"
 	"errors"
+	"flag"
 	"fmt"
 	"io/fs"
 	"net/http"
@@ -38,6 +39,13 @@ func buildAndRun(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
+	flag.Parse()
+	atOnce := flag.Lookup("test.parallel").Value
+	places = make(chan struct{}, atOnce.(flag.Getter).Get().(int))
+	if err := atOnce.Set("1000"); err != nil { // places count
+		fmt.Fprintln(os.Stderr, "let tests wait beside others:", err)
+		return 1
+	}
 	program = filepath.Join(dir, "tandem")
 	if runtime.GOOS == "windows" {
 		program += ".exe"
@@ -49,6 +57,34 @@ func buildAndRun(m *testing.M) int {
 		return 1
 	}
 	return m.Run()
+}
+
+// places is room for as many tests as go test -parallel lets run at once, and
+// waiting for those beside them that do nothing but wait most of the time. (What
+// go test tells of a test's time has the wait for a place in it.)
+var (
+	places  chan struct{}
+	waiting = make(chan struct{}, 8)
+)
+
+// parallel is t.Parallel for a test that has something to do.
+func parallel(t *testing.T) {
+	t.Helper()
+	inPlace(t, places)
+}
+
+// patient is t.Parallel for a test that waits until a dead process is taken for
+// dead.
+func patient(t *testing.T) {
+	t.Helper()
+	inPlace(t, waiting)
+}
+
+func inPlace(t *testing.T, places chan struct{}) {
+	t.Helper()
+	t.Parallel()
+	places <- struct{}{}
+	t.Cleanup(func() { <-places })
 }
 
 // lookAtSources asks for the state of every file that the program is made of:
@@ -87,6 +123,12 @@ type process struct {
 // start runs the program in dir with nothing in its environment that says how
 // tandem should behave but env. It is ended with the test.
 func start(t *testing.T, dir string, env []string, args ...string) *process {
+	t.Helper()
+	return startProgram(t, program, dir, env, args...)
+}
+
+// startProgram is start, of another tandem than the one that is tested.
+func startProgram(t *testing.T, program, dir string, env []string, args ...string) *process {
 	t.Helper()
 	if err := lookAtSources(); err != nil {
 		t.Fatal(err)
@@ -202,9 +244,15 @@ func serve(t *testing.T, args ...string) *service {
 // serveIn starts a service in dir, with env and nothing else in its environment.
 func serveIn(t *testing.T, dir string, env []string, args ...string) *service {
 	t.Helper()
+	return serveProgram(t, program, dir, env, args...)
+}
+
+// serveProgram is serveIn, of another tandem than the one that is tested.
+func serveProgram(t *testing.T, program, dir string, env []string, args ...string) *service {
+	t.Helper()
 	file := filepath.Join(t.TempDir(), "address")
 	args = append([]string{"serve", "--addr", "127.0.0.1:0", "--address-file", file}, args...)
-	p := start(t, dir, env, args...)
+	p := startProgram(t, program, dir, env, args...)
 	return connect(t, p, file)
 }
 

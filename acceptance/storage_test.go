@@ -1,21 +1,50 @@
 package acceptance
 
 import (
+	"fmt"
+	"os/exec"
 	"testing"
 
 	"tandem/internal/postgrestest"
 )
 
 // onEach runs a test on each kind of database: a SQLite file that does not exist
-// yet, and an empty Postgres.
+// yet, and a Postgres with nothing but the schema in it.
 func onEach(t *testing.T, test func(t *testing.T, database string)) {
+	t.Helper()
 	t.Parallel()
-	t.Run("file", func(t *testing.T) {
-		t.Parallel()
-		test(t, newFile(t))
-	})
+	onFile(t, test)
 	t.Run("postgres", func(t *testing.T) {
-		t.Parallel()
-		test(t, postgrestest.Database(t))
+		parallel(t)
+		test(t, migrated.Database(t))
 	})
 }
+
+// onEachAfterAKill is onEach for a test in which a process dies that has begun
+// something. On Postgres it takes a while until another does it.
+func onEachAfterAKill(t *testing.T, test func(t *testing.T, database string)) {
+	t.Helper()
+	t.Parallel()
+	onFile(t, test)
+	t.Run("postgres", func(t *testing.T) {
+		patient(t)
+		test(t, migrated.Database(t))
+	})
+}
+
+func onFile(t *testing.T, test func(t *testing.T, database string)) {
+	t.Run("file", func(t *testing.T) {
+		parallel(t)
+		test(t, newFile(t))
+	})
+}
+
+// migrated is a Postgres that tandem migrate has seen.
+var migrated = postgrestest.Template{Prepare: func(url string) error {
+	migrate := exec.Command(program, "migrate")
+	migrate.Env = append(plainEnvironment(), "TANDEM_DATABASE="+url)
+	if text, err := migrate.CombinedOutput(); err != nil {
+		return fmt.Errorf("tandem migrate: %w\n%s", err, text)
+	}
+	return nil
+}}

@@ -10,7 +10,7 @@ import (
 )
 
 func TestAServiceMovesToPostgresAndGoesOn(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	needSignals(t)
 	file := filepath.Join(t.TempDir(), "requests.db")
 	database := postgrestest.Database(t)
@@ -62,7 +62,7 @@ func TestAServiceMovesToPostgresAndGoesOn(t *testing.T) {
 }
 
 func TestTransferSaysWhatIsWrong(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	for _, c := range []struct{ from, to, says string }{
 		{"postgres://127.0.0.1:1/x", "postgres://127.0.0.1:1/x", "--from"},
 		{"requests.db", "other.db", "--to"},

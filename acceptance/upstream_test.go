@@ -22,7 +22,10 @@ func failing(t *testing.T, code int) string {
 }
 
 func TestAnUpstreamGetsBothFaces(t *testing.T) {
-	t.Parallel()
+	onEach(t, anUpstreamGetsBothFaces)
+}
+
+func anUpstreamGetsBothFaces(t *testing.T, database string) {
 	got := make(chan map[string]any, 2)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var in map[string]any
@@ -33,7 +36,7 @@ func TestAnUpstreamGetsBothFaces(t *testing.T) {
 		_, _ = w.Write([]byte(`{"price": 12.50}`))
 	}))
 	t.Cleanup(server.Close)
-	s := serve(t, "--upstream", "shop="+server.URL)
+	s := serve(t, "--database", database, "--upstream", "shop="+server.URL)
 	sub := submission{Workload: "http", Data: map[string]any{"upstream": "shop", "item": "tea"}}
 	_, result := s.sync(sub)
 	rec := s.worked(s.async(sub))
@@ -48,11 +51,14 @@ func TestAnUpstreamGetsBothFaces(t *testing.T) {
 }
 
 func TestAnUpstreamThatFailsFailsTheRequest(t *testing.T) {
-	t.Parallel()
+	onEach(t, anUpstreamThatFailsFailsTheRequest)
+}
+
+func anUpstreamThatFailsFailsTheRequest(t *testing.T, database string) {
 	silent := newUpstream(t)
 	gone := httptest.NewServer(http.NotFoundHandler())
 	gone.Close()
-	s := serve(t,
+	s := serve(t, "--database", database,
 		"--upstream", "broken="+failing(t, http.StatusServiceUnavailable),
 		"--upstream", "moved="+failing(t, http.StatusFound),
 		"--upstream", "silent="+silent.url+",timeout=100ms",
@@ -83,9 +89,12 @@ func TestAnUpstreamThatFailsFailsTheRequest(t *testing.T) {
 }
 
 func TestOnlyWhatTheOperatorNamedCanBeCalled(t *testing.T) {
-	t.Parallel()
+	onEach(t, onlyWhatTheOperatorNamedCanBeCalled)
+}
+
+func onlyWhatTheOperatorNamedCanBeCalled(t *testing.T, database string) {
 	u := newUpstream(t)
-	s := serve(t, u.flag())
+	s := serve(t, "--database", database, u.flag())
 	for _, in := range []map[string]any{
 		{"upstream": "other"},
 		{"upstream": u.url},
@@ -105,10 +114,13 @@ func TestOnlyWhatTheOperatorNamedCanBeCalled(t *testing.T) {
 }
 
 func TestWorkEndsAtItsTimeout(t *testing.T) {
-	t.Parallel()
+	onEach(t, workEndsAtItsTimeout)
+}
+
+func workEndsAtItsTimeout(t *testing.T, database string) {
 	u := newUpstream(t)
 	rcv := receive(t, nil)
-	s := serve(t, u.flag(), "--work-timeout", "100ms")
+	s := serve(t, "--database", database, u.flag(), "--work-timeout", "100ms")
 	p := s.post("/sync", u.work("a", "")).problem(t, http.StatusGatewayTimeout)
 	if p.ErrorCode != "timeout" {
 		t.Errorf("the problem is %+v", p)

@@ -2,89 +2,185 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
 
 	"tandem"
 	"tandem/internal/embedded"
+	"tandem/internal/postgrestest"
+	"tandem/internal/transfer"
 )
 
-// measureHistory starts the service on a file of a million requests and looks
-// at its memory, its start, and the time of /stats and of pages by cursor.
-func measureHistory(ctx context.Context, b *bench) error {
+// measureHistory starts the service on a file of a million requests, and on a
+// Postgres that these were moved to, and looks at its memory, its start, and the
+// time of /stats and of pages.
+func measureHistory(ctx context.Context, b *bench) (err error) {
 	path := filepath.Join(b.dir, "history.db")
 	began := time.Now()
 	if err := fillHistory(ctx, path, b.rows); err != nil {
 		return err
 	}
 	fmt.Printf("       wrote %d requests in %v\n", b.rows, time.Since(began).Round(time.Second))
-
-	began = time.Now()
-	service, err := start(ctx, b.dir, b.program, "serve", "--mode", "demo", "--addr", "127.0.0.1:0", "--database", path)
-	if err != nil {
+	databases := []string{path}
+	cluster, err := postgrestest.Start(postgrestest.Options{})
+	switch {
+	case errors.Is(err, postgrestest.ErrNoPrograms):
+		b.unmeasured("history on Postgres", "Postgres: %v; install the Postgres programs (apt-get install postgresql), or put initdb and postgres on the PATH", err)
+	case err != nil:
 		return err
-	}
-	defer service.stop()
-	if err := getJSON(ctx, service.url+"/readyz", &struct{}{}); err != nil {
-		return err
-	}
-	ready := time.Since(began)
-
-	worst := time.Duration(0)
-	for _, query := range []string{
-		"/stats",
-		"/requests?limit=100",
-		"/requests?limit=100&mode=async",
-		"/requests?limit=100&status=failed",
-		"/requests?limit=100&mode=sync&status=completed",
-	} {
-		typical, err := timePages(ctx, service.url, query)
+	default:
+		defer func() { err = errors.Join(err, cluster.Stop()) }()
+		moved, err := transfer.Run(ctx, path, cluster.URL("postgres"), slog.New(slog.DiscardHandler), func(transfer.Progress) {})
 		if err != nil {
 			return err
 		}
-		fmt.Printf("       %-48s median %v\n", query, typical.Round(10*time.Microsecond))
-		worst = max(worst, typical)
+		fmt.Printf("       moved them to Postgres in %v\n", moved.Duration.Round(time.Second))
+		databases = append(databases, cluster.URL("postgres"))
 	}
-	resident, err := service.residentMB()
-	if err != nil {
+	var sides []*side
+	for i, database := range databases {
+		s, err := startSide(ctx, b, []string{"SQLite", "Postgres"}[i], database)
+		if err != nil {
+			return err
+		}
+		defer s.service.stop()
+		sides = append(sides, s)
+	}
+	if err := compareLooks(ctx, b, sides); err != nil {
 		return err
 	}
-	b.atMost("slowest median of /stats and pages", worst, 5*time.Millisecond)
-	b.atMost("ready after start", ready, time.Second)
-	b.verdict(resident < 200, "%-44s %.0f MB (under 200 MB)", "resident memory", resident)
+	for _, s := range sides {
+		resident, err := s.service.residentMB()
+		if err != nil {
+			return err
+		}
+		b.atMost(s.name+": slowest median", s.worst, 5*time.Millisecond)
+		b.atMost(s.name+": ready after start", s.ready, time.Second)
+		b.verdict(resident < 200, "%-44s %.0f MB (under 200 MB)", s.name+": resident memory", resident)
+	}
 	return nil
 }
 
-// timePages follows a query's cursor deep into the history and returns the
-// median time of a page.
-func timePages(ctx context.Context, url, query string) (time.Duration, error) {
-	var times []time.Duration
-	for next := query; next != "" && len(times) < 300; {
-		r, err := http.NewRequestWithContext(ctx, http.MethodGet, url+next, nil)
-		if err != nil {
-			return 0, err
-		}
-		began := time.Now()
-		answer, err := http.DefaultClient.Do(r)
-		if err != nil {
-			return 0, err
-		}
-		_, err = io.Copy(io.Discard, answer.Body)
-		answer.Body.Close()
-		if err != nil || answer.StatusCode != http.StatusOK {
-			return 0, fmt.Errorf("GET %s: %s %w", next, answer.Status, err)
-		}
-		times = append(times, time.Since(began))
-		if link := answer.Header.Get("Link"); link != "" {
-			next, _, _ = strings.Cut(strings.TrimPrefix(link, "<"), ">")
-		}
+// side is a service on one of the two databases.
+type side struct {
+	name    string
+	service *process
+	ready   time.Duration
+	worst   time.Duration // of the medians
+	next    string        // what it is asked next
+	times   []time.Duration
+}
+
+func startSide(ctx context.Context, b *bench, name, database string) (*side, error) {
+	began := time.Now()
+	service, err := start(ctx, b.dir, b.program, "serve", "--mode", "demo", "--addr", "127.0.0.1:0", "--database", database)
+	if err != nil {
+		return nil, err
 	}
-	return median(times), nil
+	if err := getJSON(ctx, service.url+"/readyz", &struct{}{}); err != nil {
+		service.stop()
+		return nil, err
+	}
+	return &side{name: name, service: service, ready: time.Since(began)}, nil
+}
+
+// looks is how often each look at the history is taken.
+const looks = 300
+
+// compareLooks asks the sides in turn, and prints how long each took to answer.
+func compareLooks(ctx context.Context, b *bench, sides []*side) error {
+	middle := "/requests?limit=100&cursor=" + strconv.FormatInt(int64(b.rows/2), 36)
+	var some []struct {
+		ID string `json:"request_id"`
+	}
+	if err := getJSON(ctx, sides[0].service.url+strings.Replace(middle, "100", "300", 1), &some); err != nil {
+		return err
+	}
+	if len(some) == 0 {
+		return errors.New("there is nothing in the middle of the history")
+	}
+	fmt.Printf("       %-44s", "")
+	for _, s := range sides {
+		fmt.Printf(" %20s", s.name)
+	}
+	fmt.Println()
+	for _, look := range []struct {
+		name    string
+		path    func(i int) string
+		follows bool // the next page, by its cursor
+	}{
+		{"the first page", func(int) string { return "/requests?limit=100" }, false},
+		{"pages from the middle on", func(int) string { return middle }, true},
+		{"pages of mode=async", func(int) string { return "/requests?limit=100&mode=async" }, true},
+		{"pages of status=failed", func(int) string { return "/requests?limit=100&status=failed" }, true},
+		{"pages of mode=sync&status=completed", func(int) string { return "/requests?limit=100&mode=sync&status=completed" }, true},
+		{"an empty page, of status=callback_sent", func(int) string { return "/requests?limit=100&status=callback_sent" }, false},
+		{"callbacks that were given up: none", func(int) string { return "/callbacks" }, false},
+		{"a request by its id", func(i int) string { return "/requests/" + some[i%len(some)].ID }, false},
+		{"/stats", func(int) string { return "/stats" }, false},
+	} {
+		for _, s := range sides {
+			s.next, s.times = "", nil
+		}
+		for i := range looks {
+			for _, s := range sides {
+				if s.next == "" || !look.follows {
+					s.next = look.path(i)
+				}
+				if err := s.look(ctx); err != nil {
+					return err
+				}
+			}
+		}
+		fmt.Printf("       %-44s", look.name)
+		for _, s := range sides {
+			typical := median(s.times)
+			s.worst = max(s.worst, typical)
+			fmt.Printf(" %8s, most %6s", inMilliseconds(typical), inMilliseconds(slices.Max(s.times)))
+		}
+		if len(sides) == 2 {
+			fmt.Printf("   %.2fx", float64(median(sides[1].times))/float64(median(sides[0].times)))
+		}
+		fmt.Println()
+	}
+	return nil
+}
+
+// look gets what is next, and finds out what comes after it.
+func (s *side) look(ctx context.Context) error {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, s.service.url+s.next, nil)
+	if err != nil {
+		return err
+	}
+	began := time.Now()
+	answer, err := http.DefaultClient.Do(r)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(io.Discard, answer.Body)
+	answer.Body.Close()
+	if err != nil || answer.StatusCode != http.StatusOK {
+		return fmt.Errorf("GET %s: %s %w", s.next, answer.Status, err)
+	}
+	s.times = append(s.times, time.Since(began))
+	s.next = ""
+	if link := answer.Header.Get("Link"); link != "" {
+		s.next, _, _ = strings.Cut(strings.TrimPrefix(link, "<"), ">")
+	}
+	return nil
+}
+
+func inMilliseconds(d time.Duration) string {
+	return fmt.Sprintf("%.2f ms", float64(d.Microseconds())/1000)
 }
 
 // fillHistory writes requests of every kind that has ended, through the

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"log/slog"
+	"net/http"
 	"runtime"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	"tandem/internal/distributed"
 	"tandem/internal/embedded"
 	"tandem/internal/engine"
+	"tandem/internal/httpapi"
 	"tandem/internal/limit"
 	"tandem/internal/transfer"
 	"tandem/webhook"
@@ -69,6 +71,18 @@ func sharedLimits(db database) func(limit.Rate) limit.Taker {
 		return nil
 	}
 	return shared.Limiter
+}
+
+// queuePages returns the pages that show operators the queue, nil where there is
+// none.
+func queuePages(db database) (http.Handler, error) {
+	queue, ok := db.(interface {
+		Pages(prefix string) (http.Handler, error)
+	})
+	if !ok {
+		return nil, nil
+	}
+	return queue.Pages(httpapi.QueuePath)
 }
 
 // IsPostgres reports whether a Database is the URL of a Postgres rather than the

@@ -47,9 +47,9 @@ func CheckOrigin(origin string) error { return httpapi.CheckOrigin(origin) }
 // which may depend on Mode.
 type Options struct {
 	Addr string // host:port to listen on; port 0 picks one. 127.0.0.1:8000
-	// AdminAddr is where the metrics, the docs and the profiles are served, to
-	// whoever can reach it; port 0 picks one. Without it the first two are
-	// served at Addr, and there are no profiles.
+	// AdminAddr is where the metrics, the docs, the profiles and the queue of a
+	// Postgres are served, to whoever can reach it; port 0 picks one. Without it
+	// the first two are served at Addr, and the others not at all.
 	AdminAddr string
 	Mode      Mode // Demo
 	// Database is the path of a SQLite file, ":memory:", or the URL of a Postgres
@@ -221,11 +221,15 @@ func (o *Options) policy() callback.Policy {
 	return policy
 }
 
-// notices tells what the options make less safe or less durable.
-func (o *Options) notices() []string {
+// notices tells what the options make less safe or less durable. durable is what
+// the database says of itself.
+func (o *Options) notices(durable bool) []string {
 	var n []string
-	if o.Database == Memory {
+	switch {
+	case o.Database == Memory:
 		n = append(n, "not durable: requests are kept in memory and are lost when the service stops")
+	case !durable:
+		n = append(n, "not durable: this Postgres does not wait for the disk (fsync, synchronous_commit), and loses requests when its machine stops")
 	}
 	if o.Mode == Demo {
 		n = append(n, "demo mode: callbacks may reach any port on loopback")

@@ -29,6 +29,7 @@ type Server struct {
 	log      *slog.Logger
 	engine   *engine.Engine
 	keys     *access.Keyring
+	notices  []string // of what is less safe or less durable
 	http     *http.Server
 	listener net.Listener
 	admin    *http.Server // nil: there is none
@@ -75,6 +76,7 @@ func New(ctx context.Context, opts Options) (_ *Server, err error) {
 		return nil, err
 	}
 	s.onClose(backend.Close)
+	s.notices = opts.notices(backend.Durable())
 	s.keys = &access.Keyring{}
 	if err := s.watchKeys(ctx, backend, s.keys); err != nil {
 		return nil, err
@@ -118,6 +120,10 @@ func New(ctx context.Context, opts Options) (_ *Server, err error) {
 	if err != nil {
 		return nil, err
 	}
+	queue, err := queuePages(backend)
+	if err != nil {
+		return nil, err
+	}
 	api, err := httpapi.New(s.engine, httpapi.Options{
 		Demo:           opts.Mode == Demo,
 		NewLimiter:     sharedLimits(backend),
@@ -127,8 +133,9 @@ func New(ctx context.Context, opts Options) (_ *Server, err error) {
 		TrustedProxies: opts.TrustedProxies,
 		CORSOrigins:    opts.CORSOrigins,
 		SeparateAdmin:  opts.AdminAddr != "",
+		Queue:          queue,
 		Version:        opts.Version,
-		Notices:        opts.notices(),
+		Notices:        s.notices,
 		Secrets:        secrets,
 		Logger:         s.log.With("component", "http"),
 		Registry:       metrics,
@@ -231,7 +238,7 @@ func (s *Server) Start(ctx context.Context) error {
 		s.served <- s.http.Serve(s.listener)
 	}()
 
-	for _, notice := range s.opts.notices() {
+	for _, notice := range s.notices {
 		s.log.Warn(notice)
 	}
 	if s.opts.RequireKeys && s.keys.Empty() {

@@ -23,7 +23,7 @@ import (
 
 type serveCmd struct {
 	Addr      string `default:"127.0.0.1:8000" help:"Address to listen on; port 0 picks one."`
-	AdminAddr string `placeholder:"HOST:PORT" help:"Address for operators: /metrics, the docs and /debug/pprof, to whoever can reach it. Without it the first two are at --addr."`
+	AdminAddr string `placeholder:"HOST:PORT" help:"Address for operators: /metrics, the docs, /debug/pprof and, on Postgres, the queue at /river/, to whoever can reach it. Without it the first two are at --addr."`
 	Mode      string `help:"demo or production. Without it ENVIRONMENT decides, else demo."`
 	Database  string `help:"Path of the SQLite file, :memory:, or the URL of a Postgres that many processes share: postgres://user:password@host/database. Prefer TANDEM_DATABASE for one with a password. Default: requests.db in production, in memory in demo mode."`
 

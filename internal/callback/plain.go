@@ -38,8 +38,9 @@ type plain struct {
 // smallMessage is what fits into the buffers of any connection.
 const smallMessage = 16 << 10
 
-// idleTimeout is how long a connection is kept open for the next attempt.
-const idleTimeout = 90 * time.Second
+// idleTimeout is how long a connection is kept open for the next attempt. That
+// a receiver has closed it is seen only then, so it is not kept for long.
+const idleTimeout = 15 * time.Second
 
 func newPlain(dial DialFunc, idlePerHost, maxIdle int) *plain {
 	return &plain{dial: dial, idlePerHost: idlePerHost, maxIdle: maxIdle, idle: make(map[string][]*plainConn)}

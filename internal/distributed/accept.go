@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -14,11 +13,12 @@ import (
 
 	"tandem"
 	"tandem/internal/engine"
+	"tandem/internal/store"
 )
 
-// insert makes new requests, and the jobs to process those that wait. Those that
-// come with an Idempotency-Key that another request holds are not made.
-func (t *transaction) insert(ctx context.Context, writes []*write) error {
+// askInsert makes new requests. Those that come with an Idempotency-Key that
+// another request holds are not made.
+func (t *transaction) askInsert(ctx context.Context, writes []*write) error {
 	var free int64 // of room for requests that wait
 	for _, wr := range writes {
 		if wr.req.Status == tandem.Pending {
@@ -32,7 +32,7 @@ func (t *transaction) insert(ctx context.Context, writes []*write) error {
 		}
 		t.room = free
 	}
-	if err := t.claim(ctx, writes, &free); err != nil {
+	if err := t.claimKeys(ctx, writes, &free); err != nil {
 		return err
 	}
 	var admitted []*write
@@ -40,7 +40,7 @@ func (t *transaction) insert(ctx context.Context, writes []*write) error {
 		switch {
 		case wr.answer != nil || wr.holder != "":
 		case wr.key == nil && wr.req.Status == tandem.Pending && free <= 0:
-			wr.answer = errFull
+			wr.answer = engine.ErrFull
 		default:
 			if wr.key == nil && wr.req.Status == tandem.Pending {
 				free--
@@ -48,30 +48,33 @@ func (t *transaction) insert(ctx context.Context, writes []*write) error {
 			admitted = append(admitted, wr)
 		}
 	}
-	if len(admitted) == 0 {
-		return nil
+	if len(admitted) > 0 {
+		t.askRows(&t.first, admitted)
 	}
-	if err := t.insertRows(ctx, admitted); err != nil {
-		return err
-	}
-	for _, wr := range admitted {
+	return nil
+}
+
+// insert makes the jobs to process those that wait.
+func (t *transaction) insert(_ context.Context, writes []*write) error {
+	for _, wr := range writes {
 		if !wr.made {
-			continue // a note whose request has its outcome
+			continue // not admitted, or a note whose request has its outcome
 		}
-		t.count(&wr.req, wr.req.Status, wr.req.Callback.State, +1)
-		if wr.req.Mode == tandem.Async && wr.req.Status == tandem.Pending {
-			t.jobs = append(t.jobs, processJob(&wr.req))
+		t.Count(&wr.req, wr.req.Status, wr.req.Callback.State, +1)
+		switch {
+		case wr.hold > 0:
+			t.add(processJob(&wr.req), wr)
+		case wr.req.Mode == tandem.Async && wr.req.Status == tandem.Pending:
+			t.add(processJob(&wr.req), nil)
 		}
 	}
 	return nil
 }
 
-var errFull = &tandem.Error{Code: tandem.CodeBusy, Message: "the backlog is full", RetryAfter: 5 * time.Second}
-
-// claim takes the keys of those writes that have one. They go in order, so that
+// claimKeys takes the keys of those writes that have one. They go in order, so that
 // no two processes wait for each other's keys. One that there is no room for
 // takes no key, but is told who holds it.
-func (t *transaction) claim(ctx context.Context, writes []*write, free *int64) error {
+func (t *transaction) claimKeys(ctx context.Context, writes []*write, free *int64) error {
 	var keyed, held []*write
 	for _, wr := range writes {
 		switch {
@@ -134,7 +137,7 @@ func (t *transaction) findHolders(ctx context.Context, writes []*write) error {
 		case err != nil:
 			return err
 		case id == "":
-			wr.answer = errFull
+			wr.answer = engine.ErrFull
 		case !bytes.Equal(fingerprint, wr.key.Fingerprint[:]):
 			wr.answer = engine.ErrKeyReused
 		default:
@@ -145,6 +148,12 @@ func (t *transaction) findHolders(ctx context.Context, writes []*write) error {
 }
 
 func (t *transaction) insertRows(ctx context.Context, writes []*write) error {
+	var one pgx.Batch
+	t.askRows(&one, writes)
+	return t.send(ctx, &one)
+}
+
+func (t *transaction) askRows(in *pgx.Batch, writes []*write) {
 	text := func(of func(*tandem.Request) string) []string {
 		return column(writes, func(wr *write) string { return of(&wr.req) })
 	}
@@ -162,7 +171,7 @@ func (t *transaction) insertRows(ctx context.Context, writes []*write) error {
 	at := func(of func(*tandem.Request) time.Time) []*int64 {
 		return column(writes, func(wr *write) *int64 { return micros(of(&wr.req)) })
 	}
-	rows, err := t.tx.Query(ctx, `
+	in.Queue(`
 		INSERT INTO requests (id, owner, mode, status, lane, workload, complexity, data,
 			callback_url, callback_host, callback_state, max_attempts, callback_options,
 			created_at, started_at, worked_at, not_before, expires_at, starts, epoch, waited,
@@ -190,7 +199,7 @@ func (t *transaction) insertRows(ctx context.Context, writes []*write) error {
 		}),
 		text(func(r *tandem.Request) string { return string(r.Callback.State) }),
 		number(func(r *tandem.Request) int { return r.Callback.MaxAttempts }),
-		optional(func(r *tandem.Request) string { return optionsOf(&r.Callback) }),
+		optional(func(r *tandem.Request) string { return store.CallbackOptions(&r.Callback) }),
 		at(func(r *tandem.Request) time.Time { return r.CreatedAt }),
 		at(func(r *tandem.Request) time.Time { return r.StartedAt }),
 		at(func(r *tandem.Request) time.Time { return r.WorkedAt }),
@@ -200,40 +209,20 @@ func (t *transaction) insertRows(ctx context.Context, writes []*write) error {
 		number(func(r *tandem.Request) int { return r.Epoch }),
 		column(writes, func(wr *write) bool { return wr.req.Waited }),
 		column(writes, func(wr *write) []byte { return wr.req.Result }),
-		column(writes, failureCode), column(writes, failureMessage), column(writes, failureUpstream), t.w.name)
-	if err != nil {
-		return fmt.Errorf("insert requests: %w", err)
-	}
-	byID := make(map[string]*write, len(writes))
-	for _, wr := range writes {
-		byID[wr.req.ID] = wr
-	}
-	var id string
-	var seq int64
-	_, err = pgx.ForEachRow(rows, []any{&id, &seq}, func() error {
-		byID[id].made, byID[id].seq = true, seq
+		column(writes, failureCode), column(writes, failureMessage), column(writes, failureUpstream), t.w.name).Query(func(rows pgx.Rows) error {
+		byID := make(map[string]*write, len(writes))
+		for _, wr := range writes {
+			byID[wr.req.ID] = wr
+		}
+		var id string
+		var seq int64
+		_, err := pgx.ForEachRow(rows, []any{&id, &seq}, func() error {
+			byID[id].made, byID[id].seq = true, seq
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("insert requests: %w", err)
+		}
 		return nil
 	})
-	if err != nil {
-		return fmt.Errorf("insert requests: %w", err)
-	}
-	return nil
-}
-
-// callbackOptions is the form of the column callback_options.
-type callbackOptions struct {
-	TimeoutMS int64             `json:"timeout_ms,omitempty"`
-	Header    map[string]string `json:"header,omitempty"`
-}
-
-// optionsOf returns the column of a callback, "" for NULL.
-func optionsOf(cb *tandem.Callback) string {
-	if cb.Timeout == 0 && len(cb.Header) == 0 {
-		return ""
-	}
-	text, err := json.Marshal(callbackOptions{cb.Timeout.Milliseconds(), cb.Header})
-	if err != nil {
-		panic(err) // unreachable: a number and strings
-	}
-	return string(text)
 }

@@ -103,6 +103,14 @@ func (s *breakers) admit(ctx context.Context, steps engine.Steps, host string) (
 const probeQuery = `UPDATE breakers SET probe_till = $3
 	WHERE host = $1 AND open_till <= $2 AND (probe_till IS NULL OR probe_till <= $2)`
 
+// closed reports whether no process has found a host to be ill.
+func (s *breakers) closed(host string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, notClosed := s.known[host]
+	return !notClosed
+}
+
 // attempted shares what an attempt has shown: that the host's breaker has
 // opened, or closed.
 func (s *breakers) attempted(ctx context.Context, steps engine.Steps, host string) error {
@@ -113,7 +121,7 @@ func (s *breakers) attempted(ctx context.Context, steps engine.Steps, host strin
 	var err error
 	switch {
 	case here.OpenTill.IsZero() && notClosed:
-		_, err = s.b.pool.Exec(ctx, `DELETE FROM breakers WHERE host = $1`, host)
+		_, err = s.b.pool.Exec(ctx, closeQuery, host)
 	case here.OpenTill.After(shared.OpenTill):
 		_, err = s.b.pool.Exec(ctx, openQuery, host, here.OpenTill.UnixMicro())
 	default:
@@ -133,13 +141,16 @@ func (s *breakers) attempted(ctx context.Context, steps engine.Steps, host strin
 	return nil
 }
 
+const closeQuery = `DELETE FROM breakers WHERE host = $1`
+
 const openQuery = `INSERT INTO breakers AS b (host, open_till) VALUES ($1, $2)
 	ON CONFLICT (host) DO UPDATE SET open_till = greatest(b.open_till, excluded.open_till), probe_till = NULL`
 
 // forget deletes hosts that nobody has had a callback for since they were let
 // alone.
 func (s *breakers) forget(ctx context.Context) error {
-	_, err := s.b.pool.Exec(ctx, `DELETE FROM breakers WHERE host IN (SELECT host FROM breakers WHERE open_till < $1 LIMIT 1000)`,
-		s.b.now().Add(-24*time.Hour).UnixMicro())
+	_, err := s.b.pool.Exec(ctx, forgetHostsQuery, s.b.now().Add(-24*time.Hour).UnixMicro())
 	return err
 }
+
+const forgetHostsQuery = `DELETE FROM breakers WHERE host IN (SELECT host FROM breakers WHERE open_till < $1 LIMIT 1000)`

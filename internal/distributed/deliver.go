@@ -12,23 +12,17 @@ import (
 
 // deliver is a deliver job: it makes the attempt that is due, and says when the
 // next one is. The row knows, whatever became of the job before: so it is read
-// first.
+// first. It also knows if another job of the request is at it, such as one that
+// ended and could not say so: see claims.go.
 //
 // The job belongs to this process for a lease from when Postgres gave it away,
 // which is begun: its answer may have taken long to get here. Then it is another
-// process's, whose attempt may be under way; nothing is sent from here, and the
-// job, which River would let both of them move, is not made due before that one's
-// lease has ended, too.
-func (r *runner) deliver(ctx context.Context, id string, begun time.Time) error {
+// process's, and River would let both of them move it: so it is not made due
+// before that one's lease has ended, too.
+func (r *runner) deliver(ctx context.Context, id string, job int64, begun time.Time) error {
 	r.running.begin()
 	defer r.running.end()
-	if _, other := r.delivering.LoadOrStore(id, true); other {
-		// Another job of the same request, such as one that ended and could not
-		// say so, is at it: two attempts at once would be one too many.
-		return river.JobSnooze(r.b.lease())
-	}
-	defer r.delivering.Delete(id)
-	err := r.attempt(ctx, id, begun)
+	err := r.attempt(ctx, id, job, begun)
 	if r.over(begun) {
 		r.b.log.Warn("a callback's job was here past its lease and is left to other processes", "request_id", id)
 		return river.JobSnooze(r.b.lease())
@@ -39,8 +33,9 @@ func (r *runner) deliver(ctx context.Context, id string, begun time.Time) error 
 // over reports whether the lease of a job has ended.
 func (r *runner) over(begun time.Time) bool { return time.Since(begun) >= r.b.lease() }
 
-// attempt makes the attempt that is due, if the lease lasts until it begins.
-func (r *runner) attempt(ctx context.Context, id string, begun time.Time) error {
+// attempt makes the attempt that is due, unless it is another's. The lease must
+// last until it is claimed.
+func (r *runner) attempt(ctx context.Context, id string, job int64, begun time.Time) error {
 	ctx, cancel := context.WithDeadline(ctx, begun.Add(r.b.lease()))
 	defer cancel()
 	found, err := r.b.rows.read(ctx, id)
@@ -51,15 +46,44 @@ func (r *runner) attempt(ctx context.Context, id string, begun time.Time) error 
 	case err != nil:
 		return r.later("a request could not be read", id, err)
 	}
-	if wait := req.Callback.NextAt.Sub(r.b.now()); wait > 0 {
+	now := r.b.now()
+	if wait := req.Callback.NextAt.Sub(now); wait > 0 {
 		return river.JobSnooze(min(wait, longestWait))
+	}
+	if wait := found.claimed.Sub(now); wait > 0 {
+		return river.JobSnooze(min(wait, r.b.claimFor(req)))
 	}
 	host := engine.HostOf(req.Callback.URL)
 	if putOff := r.admit(ctx, host, begun); putOff != nil {
 		return putOff
 	}
 	defer r.places.ended(host)
-	err = r.steps.Deliver(r.stepCtx, host, req)
+	asked := time.Now()
+	err = r.b.claimAttempt(ctx, req)
+	switch {
+	case err == nil:
+		r.b.deliverJobs.put(id, ownJob{id: job})
+		defer r.b.deliverJobs.remove(id)
+		return r.send(host, req, asked)
+	case tandem.CodeOf(err) == tandem.CodeConflict:
+		r.steps.Leave(host)
+		return river.JobSnooze(again) // the row says what has happened
+	default:
+		r.steps.Leave(host)
+		return r.later("a delivery attempt could not be claimed", id, err)
+	}
+}
+
+// send makes an attempt that has been admitted and, when it was asked for,
+// claimed.
+func (r *runner) send(host string, req *tandem.Request, asked time.Time) error {
+	if time.Since(asked) >= beginWithin {
+		r.steps.Leave(host)
+		r.yield(req)
+		return river.JobSnooze(again)
+	}
+	owed := *req
+	err := r.steps.Deliver(r.stepCtx, host, req)
 	if err := r.b.breakers.attempted(r.stepCtx, r.steps, host); err != nil {
 		r.b.log.Warn("what is known of a host was not shared", "host", host, "error", err)
 	}
@@ -68,8 +92,18 @@ func (r *runner) attempt(ctx context.Context, id string, begun time.Time) error 
 		return river.JobSnooze(min(max(0, req.Callback.NextAt.Sub(r.b.now())), longestWait))
 	case err == nil:
 		return nil
-	default:
-		return r.later("a delivery attempt was not recorded", id, err)
+	case tandem.CodeOf(err) == tandem.CodeConflict:
+		return river.JobSnooze(again)
+	}
+	r.yield(&owed)
+	return r.later("a delivery attempt was not recorded", req.ID, err)
+}
+
+// yield gives back the claim to an attempt that was not recorded.
+func (r *runner) yield(owed *tandem.Request) {
+	err := r.b.yieldAttempt(r.stepCtx, owed)
+	if err != nil && tandem.CodeOf(err) != tandem.CodeConflict {
+		r.b.log.Warn("a claim to a delivery attempt was not given back; it ends by itself", "request_id", owed.ID, "error", err)
 	}
 }
 
@@ -86,6 +120,9 @@ func (r *runner) admit(ctx context.Context, host string, begun time.Time) (putOf
 		seen := r.places.freed(host)
 		if r.over(begun) || r.ctx.Err() != nil {
 			return river.JobSnooze(0)
+		}
+		if r.places.full() {
+			return river.JobSnooze(r.places.putOff(host, 0))
 		}
 		admission, err := r.b.breakers.admit(ctx, r.steps, host)
 		switch {

@@ -4,5 +4,6 @@
 //
 // The row is the truth, and a River job only a reason to look at it: every step
 // reads the row first, and every write is guarded by the status and epoch it
-// expects. So a job that comes twice, late or for nothing does no harm.
+// expects. So a job that comes twice, late or for nothing does no harm, and one that
+// is lost is made again.
 package distributed

@@ -300,7 +300,7 @@ func ReadSecret(ctx context.Context, database string) (webhook.Secret, error) {
 
 func readSecret(ctx context.Context, pool *pgxpool.Pool) (webhook.Secret, error) {
 	text, err := setting(ctx, pool, secretSetting)
-	if undefined, ok := errors.AsType[*pgconn.PgError](err); ok && undefined.Code == "42P01" { // no such table
+	if isCode(err, "42P01") { // no such table
 		text, err = "", nil
 	}
 	if err != nil {

@@ -7,7 +7,10 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"time"
 
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
@@ -39,22 +42,39 @@ func Migrate(ctx context.Context, database string, log *slog.Logger) error {
 	return nil
 }
 
-// migrate brings the schema up to date, or says that it is too new. The lock is
-// held by a transaction, not by a session: behind PgBouncer there is no session.
-func migrate(ctx context.Context, pool *pgxpool.Pool, log *slog.Logger) (err error) {
-	lock, err := pool.Begin(ctx)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, lock.Rollback(context.WithoutCancel(ctx))) }()
-	if _, err := lock.Exec(ctx, `SELECT pg_advisory_xact_lock($1)`, int64(migrationLock)); err != nil {
-		return fmt.Errorf("wait for other processes to migrate: %w", err)
-	}
-	if err := readable(ctx, pool); err != nil {
-		return err
-	}
+// migrate brings the schema up to date, or says that it is too new.
+func migrate(ctx context.Context, pool *pgxpool.Pool, log *slog.Logger) error {
 	files, err := fs.Sub(schema, "schema")
 	if err != nil {
+		return err
+	}
+	return migrateTo(ctx, pool, log, files)
+}
+
+// migrateTo is migrate to the schema that the files make, one after the other.
+//
+// A process of the version before goes on beside it. So these are the rules for
+// every file after the first:
+//
+//   - It only adds, and nothing that the process before would have to know of: a
+//     column may be NULL or has a default, and none is renamed or given another
+//     meaning. A change that the process before cannot bear raises
+//     min_reader_version, and waits until none of those is left.
+//   - It changes one table. The process before holds locks on several, in an
+//     order of its own: a transaction that takes two might meet it half-way.
+//   - It begins with SET LOCAL lock_timeout. Whoever comes after one who waits
+//     for a table waits, too; so a migration does not wait for long, and is tried
+//     again.
+//   - An index on a table that has rows is made CONCURRENTLY, in a file of its own
+//     that says NO TRANSACTION, and dropped before: a process that ended meanwhile
+//     has left one that is of no use.
+func migrateTo(ctx context.Context, pool *pgxpool.Pool, log *slog.Logger, files fs.FS) (err error) {
+	lock, err := lockSchema(ctx, pool)
+	if err != nil {
+		return fmt.Errorf("wait for other processes to migrate: %w", err)
+	}
+	defer func() { err = errors.Join(err, lock.Rollback(context.WithoutCancel(ctx))) }()
+	if err := readable(ctx, pool); err != nil {
 		return err
 	}
 	db := stdlib.OpenDBFromPool(pool)
@@ -64,8 +84,16 @@ func migrate(ctx context.Context, pool *pgxpool.Pool, log *slog.Logger) (err err
 	if err != nil {
 		return err
 	}
-	if _, err := provider.Up(ctx); err != nil {
-		return err
+	for try := 1; ; try++ {
+		_, err := provider.Up(ctx)
+		if err == nil {
+			break
+		}
+		if !isCode(err, lockNotAvailable) || try == migrationTries {
+			return err
+		}
+		log.Warn("a migration waits for a table that is in use", "error", err)
+		pause(ctx, migrateAgain)
 	}
 	migrator, err := rivermigrate.New(riverpgxv5.New(pool), &rivermigrate.Config{Logger: quiet(log)})
 	if err != nil {
@@ -75,6 +103,47 @@ func migrate(ctx context.Context, pool *pgxpool.Pool, log *slog.Logger) (err err
 		return fmt.Errorf("the queue's schema: %w", err)
 	}
 	return nil
+}
+
+const (
+	// migrateAgain is how long a migration waits that could not have its table,
+	// or a process whose turn it is not to migrate.
+	migrateAgain   = 100 * time.Millisecond
+	migrationTries = 100
+
+	lockNotAvailable = "55P03" // an error of Postgres
+)
+
+// isCode reports whether an error is Postgres's of that code.
+func isCode(err error, code string) bool {
+	refused, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && refused.Code == code
+}
+
+// lockSchema lets one process at a time change the schema, until the transaction
+// that it returns ends. Behind PgBouncer there is no session that could hold the
+// lock, and who waits for it in Postgres holds a connection that the one who has
+// it may be in need of: so it is asked for until it is free.
+func lockSchema(ctx context.Context, pool *pgxpool.Pool) (pgx.Tx, error) {
+	for {
+		tx, err := pool.Begin(ctx)
+		if err != nil {
+			return nil, err
+		}
+		var ours bool
+		// Not in the simple protocol, the statement would keep its snapshot for as
+		// long as the transaction, and CREATE INDEX CONCURRENTLY would wait for it.
+		err = tx.QueryRow(ctx, `SELECT pg_try_advisory_xact_lock($1)`, pgx.QueryExecModeSimpleProtocol, int64(migrationLock)).Scan(&ours)
+		if err == nil && ours {
+			return tx, nil
+		}
+		if err := errors.Join(err, tx.Rollback(context.WithoutCancel(ctx))); err != nil {
+			return nil, err
+		}
+		if pause(ctx, migrateAgain); ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+	}
 }
 
 // readable returns an error if the schema asks for a newer program.

@@ -10,6 +10,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -20,6 +21,7 @@ import (
 
 	"tandem"
 	"tandem/internal/engine"
+	"tandem/internal/store"
 	"tandem/work"
 )
 
@@ -120,14 +122,16 @@ type Backend struct {
 	durable  bool // see checkDurable
 	writer   *writer
 	rows     *rowReader
-	watchers watchers
+	watchers store.Watchers
 	signals  *signals
 	breakers *breakers
-	notes    sync.Map // of *note, by the id of a sync request in progress
+	notes    store.Notes
 	working  working
 
-	closing  sync.RWMutex // held for reading while a write is queued
-	closed   bool
+	here        atomic.Pointer[runner] // takes steps at once; nil if none does
+	processJobs ownJobs
+	deliverJobs ownJobs
+
 	teardown []func() error // last in, first out
 }
 
@@ -143,7 +147,7 @@ func Open(ctx context.Context, database string, opts Options) (_ *Backend, err e
 	if err != nil {
 		return nil, fmt.Errorf("distributed options: %w", err)
 	}
-	b := &Backend{opts: opts, name: processName(), log: opts.Logger, watchers: newWatchers(), working: newWorking()}
+	b := &Backend{opts: opts, name: processName(), log: opts.Logger, working: newWorking()}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, b.Close())
@@ -169,7 +173,7 @@ func Open(ctx context.Context, database string, opts Options) (_ *Backend, err e
 		return nil, err
 	}
 	b.background(b.writer.run)
-	b.onClose(b.stopWriting)
+	b.onClose(func() error { b.writer.Close(); return nil })
 	b.rows = newRowReader(b.pool)
 	b.background(b.rows.run)
 	b.breakers = newBreakers(b)
@@ -204,6 +208,10 @@ const (
 // before a crash of Postgres, because no job is believed without its row: so it
 // does not wait for the disk.
 func (b *Backend) openPools(ctx context.Context, database string) error {
+	trips := newRoundTrips()
+	if err := b.opts.Metrics.Register(trips); err != nil {
+		return err
+	}
 	open := func(conns int32, settings map[string]string) (*pgxpool.Pool, error) {
 		config, err := parse(database)
 		if err != nil {
@@ -214,6 +222,7 @@ func (b *Backend) openPools(ctx context.Context, database string) error {
 		}
 		config.MaxConns = max(config.MaxConns, 4) // migrating takes three at once
 		config.ConnConfig.ConnectTimeout = connectTimeout
+		config.ConnConfig.Tracer = trips
 		if b.opts.PollOnly {
 			config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
 		} else {
@@ -227,6 +236,9 @@ func (b *Backend) openPools(ctx context.Context, database string) error {
 		}
 		if err := pool.Ping(ctx); err != nil {
 			pool.Close()
+			if isCode(err, "08P01") && strings.Contains(err.Error(), "startup parameter") {
+				err = fmt.Errorf("%w: behind PgBouncer in transaction mode, use --database-poll-only; in session mode, let it ignore_startup_parameters", err)
+			}
 			return nil, fmt.Errorf("connect to the database %s: %w", Hide(database), err)
 		}
 		b.onClose(func() error { pool.Close(); return nil })
@@ -235,7 +247,8 @@ func (b *Backend) openPools(ctx context.Context, database string) error {
 	// Plans are made while the tables are small, and kept when they have grown:
 	// every query has an index that is right then. What costs a plan without one
 	// would set off the compiler, for seconds.
-	settings := map[string]string{"application_name": "tandem", "enable_seqscan": "off", "jit": "off", "synchronous_commit": "on"}
+	settings := map[string]string{"application_name": "tandem", "enable_seqscan": "off", "jit": "off",
+		"enable_hashjoin": "off", "enable_mergejoin": "off", "synchronous_commit": "on"}
 	var err error
 	if b.pool, err = open(rowConnections, settings); err != nil {
 		return err

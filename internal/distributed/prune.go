@@ -81,12 +81,12 @@ func (b *Backend) pruneStanding(ctx context.Context, mode tandem.Mode, status ta
 const settledQuery = `
 	SELECT seq, created_at < $1, callback_state <> 'pending'
 		AND greatest(worked_at, (SELECT max(at) FROM attempts WHERE request_id = requests.id)) < $1
-	FROM requests WHERE mode = $2 AND status = $3 AND seq > $4 ORDER BY seq LIMIT $5`
+	FROM requests WHERE (mode, status, seq) > ($2, $3, $4) AND (mode, status) <= ($2, $3) ORDER BY mode, status, seq LIMIT $5`
 
 // deleteSettled deletes requests in one transaction, those that are not settled
 // any more excepted, and counts them out.
 func (b *Backend) deleteSettled(ctx context.Context, seqs []int64) (err error) {
-	tx, err := b.pool.BeginTx(ctx, pgx.TxOptions{BeginQuery: beginQuery})
+	tx, err := b.begin(ctx)
 	if err != nil {
 		return err
 	}
@@ -105,8 +105,7 @@ func (b *Backend) deleteSettled(ctx context.Context, seqs []int64) (err error) {
 	var started, worked *int64
 	_, err = pgx.ForEachRow(rows, []any{&req.ID, &req.Owner, &req.Mode, &req.Status, &req.Callback.State, &started, &worked}, func() error {
 		req.StartedAt, req.WorkedAt = fromMicros(started), fromMicros(worked)
-		t.count(&req, req.Status, req.Callback.State, -1)
-		t.pruned[req.Owner]++
+		t.Prune(&req)
 		ids = append(ids, req.ID)
 		return nil
 	})
@@ -119,7 +118,8 @@ func (b *Backend) deleteSettled(ctx context.Context, seqs []int64) (err error) {
 	if _, err := tx.Exec(ctx, deleteKeysQuery, ids); err != nil {
 		return err
 	}
-	if err := t.writeCounters(ctx); err != nil {
+	t.writeCounters()
+	if err := t.send(ctx, &t.last); err != nil {
 		return err
 	}
 	return tx.Commit(ctx)

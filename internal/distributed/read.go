@@ -3,7 +3,6 @@ package distributed
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
@@ -16,6 +15,7 @@ import (
 
 	"tandem"
 	"tandem/internal/engine"
+	"tandem/internal/store"
 )
 
 // requestColumns are what scanRequest reads, in its order.
@@ -23,27 +23,28 @@ const requestColumns = `seq, id, owner, mode, status, lane, workload, complexity
 	failure_code, failure_message, failure_upstream,
 	callback_url, callback_state, attempts, max_attempts, next_attempt_at, last_status, last_error,
 	created_at, started_at, worked_at, starts, epoch,
-	not_before, expires_at, callback_options, waited, redelivered_at, started_by`
+	not_before, expires_at, callback_options, waited, redelivered_at, started_by, attempt_till`
 
 // row is a request as it is kept.
 type row struct {
 	tandem.Request
-	startedBy string // the process that started it last
+	startedBy string    // the process that started it last
+	claimed   time.Time // until when the attempt that it owes is a process's own; zero if it is nobody's
 }
 
 func scanRow(from pgx.CollectableRow) (r row, err error) {
 	var (
-		failureCode, failureMessage, callbackURL, options, startedBy *string
-		failureUpstream                                              *int
-		created, next, started, worked, notBefore, expires, since    *int64
-		data, result                                                 []byte
+		failureCode, failureMessage, callbackURL, options, startedBy       *string
+		failureUpstream                                                    *int
+		created, next, started, worked, notBefore, expires, since, claimed *int64
+		data, result                                                       []byte
 	)
 	req, cb := &r.Request, &r.Request.Callback
 	err = from.Scan(&req.Seq, &req.ID, &req.Owner, &req.Mode, &req.Status, &req.Lane, &req.Workload, &req.Complexity, &data, &result,
 		&failureCode, &failureMessage, &failureUpstream,
 		&callbackURL, &cb.State, &cb.Attempts, &cb.MaxAttempts, &next, &cb.LastStatus, &cb.LastError,
 		&created, &started, &worked, &req.Starts, &req.Epoch,
-		&notBefore, &expires, &options, &req.Waited, &since, &startedBy)
+		&notBefore, &expires, &options, &req.Waited, &since, &startedBy, &claimed)
 	if err != nil {
 		return r, err
 	}
@@ -55,16 +56,12 @@ func scanRow(from pgx.CollectableRow) (r row, err error) {
 		req.Failure = &tandem.Failure{Code: tandem.FailureCode(*failureCode), Message: value(failureMessage), Upstream: value(failureUpstream)}
 	}
 	cb.URL, cb.NextAt, cb.Since = value(callbackURL), fromMicros(next), fromMicros(since)
-	if options != nil {
-		var o callbackOptions
-		if err := json.Unmarshal([]byte(*options), &o); err != nil {
-			return r, fmt.Errorf("callback options of %s: %w", req.ID, err)
-		}
-		cb.Timeout, cb.Header = time.Duration(o.TimeoutMS)*time.Millisecond, o.Header
+	if err := store.ReadCallbackOptions(cb, value(options)); err != nil {
+		return r, fmt.Errorf("callback options of %s: %w", req.ID, err)
 	}
 	req.NotBefore, req.ExpiresAt = fromMicros(notBefore), fromMicros(expires)
 	req.CreatedAt, req.StartedAt, req.WorkedAt = fromMicros(created), fromMicros(started), fromMicros(worked)
-	r.startedBy = value(startedBy)
+	r.startedBy, r.claimed = value(startedBy), fromMicros(claimed)
 	return r, nil
 }
 
@@ -82,18 +79,12 @@ func (b *Backend) Request(ctx context.Context, id string) (tandem.Request, error
 	return r.Request, err
 }
 
-var errNotFound = &tandem.Error{Code: tandem.CodeNotFound, Message: "there is no such request"}
-
 // Requests implements engine.Store. A cursor is the seq of the last row of the
 // page before.
 func (b *Backend) Requests(ctx context.Context, q engine.Query) (engine.Page, error) {
-	before := int64(1<<63 - 1)
-	if q.Cursor != "" {
-		seq, err := strconv.ParseInt(q.Cursor, 36, 64)
-		if err != nil || seq < 1 {
-			return engine.Page{}, tandem.Invalid("cursor", "not a cursor of this service; take it from the Link header of the page before")
-		}
-		before = seq
+	before, err := store.ReadCursor(q.Cursor)
+	if err != nil {
+		return engine.Page{}, err
 	}
 	text, args := pageQuery(q, before)
 	rows, err := b.query(ctx, text, args...)
@@ -103,7 +94,7 @@ func (b *Backend) Requests(ctx context.Context, q engine.Query) (engine.Page, er
 	page := engine.Page{Requests: []tandem.Request{}}
 	for i := range rows {
 		if i == q.Limit { // the one beyond: there is a next page
-			page.Next = strconv.FormatInt(rows[i-1].Seq, 36)
+			page.Next = store.Cursor(rows[i-1].Seq)
 			break
 		}
 		page.Requests = append(page.Requests, rows[i].Request)
@@ -111,68 +102,81 @@ func (b *Backend) Requests(ctx context.Context, q engine.Query) (engine.Page, er
 	return page, nil
 }
 
-// pageQuery selects the rows of a page and the one after it. The one index on
-// (mode, status, seq) serves every filter of mode and status: each pair that is
-// asked for contributes its own newest rows, read in order.
+// pageQuery selects the rows of a page and the one after it. They are the newest
+// of those that each of some indexes has, read in order: by mode and status there
+// is an index of all requests and one of each owner's, in which each pair that is
+// asked for is a part; the callbacks that are owed, that were given up, and that
+// told of a failure have small ones of their own. What no index knows - the host of
+// a callback, when a request was worked - is looked for in these.
 //
-// The requests of one owner, and those whose callback was given up, have an
-// index of their own, in which the filters are looked for from the newest on.
+// The bounds and the order of a part are those of its index, so that no other will
+// do: by seq alone Postgres would go through the whole history for a status that
+// has no requests.
 func pageQuery(q engine.Query, before int64) (text string, args []any) {
 	arg := func(v any) string {
 		args = append(args, v)
 		return "$" + strconv.Itoa(len(args))
 	}
-	seqs := `SELECT seq FROM requests WHERE seq < ` + arg(before)
-	narrowed := false
-	narrow := func(condition string) { seqs, narrowed = seqs+" AND "+condition, true }
+	below, most := arg(before), arg(q.Offset+q.Limit+1)
+	filters := "" // of every part
+	filter := func(condition string) { filters += " AND " + condition }
+	var parts []string
+	part := func(condition, order string) {
+		parts = append(parts, `(SELECT seq FROM requests WHERE `+condition+filters+` ORDER BY `+order+` DESC LIMIT `+most+`)`)
+	}
+	columns, values := "mode, status, seq", ""
 	if !q.Caller.Admin {
-		narrow(`owner = ` + arg(q.Caller.Name) + ` AND owner <> ''`)
+		owner := arg(q.Caller.Name)
+		columns, values = "owner, "+columns, owner+", "
+		filter(`owner = ` + owner + ` AND owner <> ''`)
 	}
-	switch q.Callback {
-	case "":
-	case tandem.CallbackGivenUp:
-		narrow(`callback_state = 'failed'`) // as its index has it
-	default:
-		narrow(`callback_state = ` + arg(string(q.Callback)))
-	}
-	if q.Host != "" {
-		narrow(`callback_host = ` + arg(q.Host))
-	}
-	if !q.From.IsZero() {
-		narrow(`worked_at >= ` + arg(q.From.UnixMicro()))
-	}
-	if !q.To.IsZero() {
-		narrow(`worked_at < ` + arg(q.To.UnixMicro()))
-	}
-	switch {
-	case narrowed || q.Mode == "" && q.Status == "":
-		if q.Mode != "" {
-			narrow(`mode = ` + arg(string(q.Mode)))
-		}
-		if q.Status != "" {
-			narrow(`status = ` + arg(string(q.Status)))
-		}
-	default:
-		args = nil
-		modes, statuses := tandem.Modes, tandem.Statuses
-		if q.Mode != "" {
-			modes = []tandem.Mode{q.Mode}
-		}
-		if q.Status != "" {
-			statuses = []tandem.Status{q.Status}
-		}
-		var parts []string
-		below, most := arg(before), arg(q.Offset+q.Limit+1)
+	pairs := func(modes []tandem.Mode, statuses []tandem.Status) {
 		for _, mode := range modes {
 			for _, status := range statuses {
-				parts = append(parts, `(SELECT seq FROM requests WHERE mode = `+arg(string(mode))+` AND status = `+arg(string(status))+
-					` AND seq < `+below+` ORDER BY seq DESC LIMIT `+most+`)`)
+				if q.Mode != "" && q.Mode != mode || q.Status != "" && q.Status != status {
+					continue
+				}
+				pair := values + arg(string(mode)) + ", " + arg(string(status))
+				part(`(`+columns+`) < (`+pair+`, `+below+`) AND (`+columns+`) > (`+pair+`, 0)`, strings.ReplaceAll(columns, ",", " DESC,"))
 			}
 		}
-		seqs = strings.Join(parts, " UNION ALL ")
+	}
+	small := func(condition string) { // of a small index by seq
+		if q.Mode != "" {
+			condition += ` AND mode = ` + arg(string(q.Mode))
+		}
+		if q.Status != "" {
+			condition += ` AND status = ` + arg(string(q.Status))
+		}
+		part(condition+` AND seq < `+below, "seq")
+	}
+	if q.Host != "" {
+		filter(`callback_host = ` + arg(q.Host))
+	}
+	if !q.From.IsZero() {
+		filter(`worked_at >= ` + arg(q.From.UnixMicro()))
+	}
+	if !q.To.IsZero() {
+		filter(`worked_at < ` + arg(q.To.UnixMicro()))
+	}
+	switch {
+	case q.Callback == tandem.CallbackPending:
+		filter(`callback_state = 'pending'`)
+		pairs([]tandem.Mode{tandem.Async}, []tandem.Status{tandem.Pending, tandem.Processing})
+		small(`next_attempt_at IS NOT NULL`) // of those that are worked
+	case q.Callback == tandem.CallbackDelivered:
+		filter(`callback_state = 'sent'`)
+		pairs([]tandem.Mode{tandem.Async}, []tandem.Status{tandem.CallbackSent})
+		small(`status = 'failed'`)
+	case q.Callback == tandem.CallbackGivenUp:
+		small(`callback_state = 'failed'`)
+	case q.Mode == "" && q.Status == "" && q.Caller.Admin:
+		small(`true`)
+	default:
+		pairs(tandem.Modes, tandem.Statuses)
 	}
 	limit, offset := arg(q.Limit+1), arg(q.Offset)
-	return `SELECT ` + requestColumns + ` FROM requests WHERE seq = ANY(ARRAY(SELECT seq FROM (` + seqs + `) s ORDER BY seq DESC LIMIT ` + limit + ` OFFSET ` + offset + `)) ORDER BY seq DESC`, args
+	return `SELECT ` + requestColumns + ` FROM requests WHERE seq = ANY(ARRAY(SELECT seq FROM (` + strings.Join(parts, " UNION ALL ") + `) s ORDER BY seq DESC LIMIT ` + limit + ` OFFSET ` + offset + `)) ORDER BY seq DESC`, args
 }
 
 // Attempts implements engine.Store.
@@ -228,7 +232,7 @@ func (b *Backend) Counts(ctx context.Context, who tandem.Caller) (engine.Counts,
 	if err != nil {
 		return c, fmt.Errorf("read error counters: %w", err)
 	}
-	if err := b.pool.QueryRow(ctx, `SELECT coalesce(sum(pruned), 0)::bigint FROM pruned_counters `+whose, args...).Scan(&c.Pruned); err != nil {
+	if err := b.pool.QueryRow(ctx, prunedCountQuery(whose), args...).Scan(&c.Pruned); err != nil {
 		return c, fmt.Errorf("read the counter of deleted requests: %w", err)
 	}
 	return c, nil
@@ -243,17 +247,23 @@ func errorCountsQuery(whose string) string {
 	return `SELECT source, category, sum(errors)::bigint FROM error_counters ` + whose + ` GROUP BY source, category ORDER BY source, category`
 }
 
+func prunedCountQuery(whose string) string {
+	return `SELECT coalesce(sum(pruned), 0)::bigint FROM pruned_counters ` + whose
+}
+
 // Backlog implements engine.Store.
 func (b *Backend) Backlog(ctx context.Context) (n int, oldest time.Time, err error) {
 	var created *int64
-	err = b.pool.QueryRow(ctx, `SELECT (`+pendingQuery+`), (`+oldestQuery+`)`).Scan(&n, &created)
+	err = b.pool.QueryRow(ctx, backlogQuery).Scan(&n, &created)
 	if err != nil {
 		return 0, time.Time{}, fmt.Errorf("read backlog: %w", err)
 	}
 	return n, fromMicros(created), nil
 }
 
-const oldestQuery = `SELECT created_at FROM requests WHERE mode = 'async' AND status = 'pending' ORDER BY seq LIMIT 1`
+const backlogQuery = `SELECT (` + pendingQuery + `),
+	(SELECT created_at FROM requests WHERE (mode, status, seq) > ('async', 'pending', 0) AND (mode, status) <= ('async', 'pending')
+		ORDER BY mode, status, seq LIMIT 1)`
 
 // Holder implements engine.Store.
 func (b *Backend) Holder(ctx context.Context, owner string, key engine.IdempotencyKey) (id string, err error) {
@@ -303,7 +313,8 @@ func (b *Backend) overdue(ctx context.Context, before time.Time) ([]row, error) 
 }
 
 const overdueQuery = `SELECT ` + requestColumns + ` FROM requests
-	WHERE mode = 'sync' AND status = 'processing' AND started_at < $1 ORDER BY seq LIMIT 1000`
+	WHERE (mode, status, seq) > ('sync', 'processing', 0) AND (mode, status) <= ('sync', 'processing') AND started_at < $1
+	ORDER BY mode, status, seq LIMIT 1000`
 
 func (b *Backend) query(ctx context.Context, text string, args ...any) ([]row, error) {
 	rows, err := b.pool.Query(ctx, text, args...)
@@ -348,7 +359,7 @@ func (r *rowReader) read(ctx context.Context, id string) (row, error) {
 	select {
 	case r.queue <- rowAsked{id, got}:
 	case <-r.ended:
-		return row{}, errClosed
+		return row{}, engine.ErrClosed
 	case <-ctx.Done():
 		return row{}, fmt.Errorf("read request: %w", ctx.Err())
 	}
@@ -413,7 +424,7 @@ func (r *rowReader) answer(asked []rowAsked) {
 		case err != nil:
 			a.got <- rowGot{err: fmt.Errorf("read request: %w", err)}
 		case !ok:
-			a.got <- rowGot{err: errNotFound}
+			a.got <- rowGot{err: engine.ErrNotFound}
 		default:
 			a.got <- rowGot{row: one}
 		}

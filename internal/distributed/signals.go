@@ -149,7 +149,7 @@ func (s *signals) hear(payload string) {
 	switch lines[1] {
 	case workedSignal:
 		for _, id := range lines[2:] {
-			s.b.watchers.tell(id)
+			s.b.watchers.Tell(id)
 		}
 	case stopSignal:
 		for _, line := range lines[2:] {
@@ -193,7 +193,7 @@ func (s *signals) poll(ctx context.Context) {
 func (s *signals) pollOnce(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, batchTimeout)
 	defer cancel()
-	if ids := s.b.watchers.ids(); len(ids) > 0 {
+	if ids := s.b.watchers.IDs(); len(ids) > 0 {
 		rows, err := s.b.pool.Query(ctx, workedQuery, ids)
 		if err != nil {
 			return fmt.Errorf("look for worked requests: %w", err)
@@ -203,7 +203,7 @@ func (s *signals) pollOnce(ctx context.Context) error {
 			return fmt.Errorf("look for worked requests: %w", err)
 		}
 		for _, id := range worked {
-			s.b.watchers.tell(id)
+			s.b.watchers.Tell(id)
 		}
 	}
 	if all := s.b.working.all(); len(all) > 0 {

@@ -7,46 +7,58 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/riverqueue/river"
 
 	"tandem"
+	"tandem/internal/engine"
+	"tandem/internal/store"
 )
 
 // transaction is one batch under way: the jobs that its rows give rise to, and
 // the changes to the counters, which are written once at its end.
 type transaction struct {
-	tx      pgx.Tx
-	w       *writer
-	shard   int
-	room    int64 // that it has taken
-	pending int64 // by which the requests that wait become more
+	tx    pgx.Tx
+	w     *writer
+	shard int
+	room  int64 // that it has taken
 
-	jobs     []river.InsertManyParams
-	requests map[standing]change
-	errors   map[category]int64
-	pruned   map[string]int64 // by owner
+	store.Tally
+	jobs  []newJob
+	ended []int64   // jobs
+	first pgx.Batch // statements that depend on nothing in the transaction
+	last  pgx.Batch // statements that nothing in the transaction depends on
 }
 
 func newTransaction(tx pgx.Tx, w *writer, shard int) *transaction {
-	return &transaction{tx: tx, w: w, shard: shard, requests: make(map[standing]change), errors: make(map[category]int64), pruned: make(map[string]int64)}
+	return &transaction{tx: tx, w: w, shard: shard, Tally: store.NewTally()}
 }
 
 // run makes the writes, kind by kind.
 func (t *transaction) run(ctx context.Context, batch []*write) error {
 	var byKind [lastKind + 1][]*write
 	for _, wr := range batch {
-		wr.made, wr.answer, wr.holder = false, nil, "" // it may have been tried before
-		if wr.note != nil {
-			wr.note.state.CompareAndSwap(noteWaits, noteWritten)
-			if wr.note.state.Load() == noteDropped {
-				continue
-			}
+		wr.made, wr.answer, wr.holder, wr.held = false, nil, "", 0 // it may have been tried before
+		if wr.note != nil && !wr.note.Take() {
+			continue
 		}
 		byKind[wr.kind] = append(byKind[wr.kind], wr)
 	}
+	// What every request comes by asks first, all together.
+	asks := [lastKind + 1]func(context.Context, []*write) error{
+		inserting: t.askInsert, starting: t.askStart, finishing: t.askFinish, claiming: t.askClaim, settling: t.askSettle,
+	}
+	for kind, ask := range asks {
+		if ask != nil && len(byKind[kind]) > 0 {
+			if err := ask(ctx, byKind[kind]); err != nil {
+				return err
+			}
+		}
+	}
+	if err := t.send(ctx, &t.first); err != nil {
+		return err
+	}
 	steps := [lastKind + 1]func(context.Context, []*write) error{
 		inserting: t.insert, starting: t.start, requeuing: t.requeue, finishing: t.finish, failing: t.fail,
-		releasing: t.release, redelivering: t.redeliver, settling: t.settle, interrupting: t.interrupt, touching: t.touch,
+		releasing: t.release, redelivering: t.redeliver, claiming: t.claim, yielding: t.yield, settling: t.settle, interrupting: t.interrupt, touching: t.touch,
 	}
 	for kind, writes := range byKind {
 		if len(writes) == 0 {
@@ -57,37 +69,47 @@ func (t *transaction) run(ctx context.Context, batch []*write) error {
 		}
 		for _, wr := range writes {
 			if !wr.made && wr.answer == nil && wr.holder == "" {
-				wr.answer = errMovedOn
+				wr.answer = engine.ErrMovedOn
 			}
 		}
 	}
-	if len(t.jobs) > 0 {
-		if _, err := t.w.insert.InsertManyFastTx(ctx, t.tx, t.jobs); err != nil {
-			return fmt.Errorf("insert jobs: %w", err)
-		}
+	if err := t.writeJobs(ctx); err != nil {
+		return err
 	}
-	return t.writeCounters(ctx)
+	t.writeCounters()
+	return t.send(ctx, &t.last)
 }
 
-var errMovedOn = &tandem.Error{Code: tandem.CodeConflict, Message: "the request has moved on"}
-
-// query runs a statement that returns, for each write that it made, its place in
-// writes and the state of its callback.
-func (t *transaction) query(ctx context.Context, what string, writes []*write, sql string, args ...any) error {
-	rows, err := t.tx.Query(ctx, sql, args...)
-	if err != nil {
-		return fmt.Errorf("%s: %w", what, err)
+// send makes statements in one round trip.
+func (t *transaction) send(ctx context.Context, statements *pgx.Batch) error {
+	if statements.Len() == 0 {
+		return nil
 	}
-	var n int
-	var state tandem.CallbackState
-	_, err = pgx.ForEachRow(rows, []any{&n, &state}, func() error {
-		writes[n-1].made, writes[n-1].state = true, state
+	return t.tx.SendBatch(ctx, statements).Close()
+}
+
+// ask puts a statement into a batch that returns, for each write that it made,
+// its place in writes and the state of its callback.
+func (t *transaction) ask(in *pgx.Batch, what string, writes []*write, sql string, args ...any) {
+	in.Queue(sql, args...).Query(func(rows pgx.Rows) error {
+		var n int
+		var state tandem.CallbackState
+		_, err := pgx.ForEachRow(rows, []any{&n, &state}, func() error {
+			writes[n-1].made, writes[n-1].state = true, state
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("%s: %w", what, err)
+		}
 		return nil
 	})
-	if err != nil {
-		return fmt.Errorf("%s: %w", what, err)
-	}
-	return nil
+}
+
+// query makes such a statement at once.
+func (t *transaction) query(ctx context.Context, what string, writes []*write, sql string, args ...any) error {
+	var one pgx.Batch
+	t.ask(&one, what, writes, sql, args...)
+	return t.send(ctx, &one)
 }
 
 // left returns the writes that have changed nothing yet.
@@ -118,11 +140,15 @@ func epochs(writes []*write) []int {
 	return column(writes, func(wr *write) int { return wr.req.Epoch })
 }
 
-func (t *transaction) start(ctx context.Context, writes []*write) error {
-	err := t.query(ctx, "start requests", writes, startQuery, ids(writes), epochs(writes),
+func (t *transaction) askStart(_ context.Context, writes []*write) error {
+	t.ask(&t.first, "start requests", writes, startQuery, ids(writes), epochs(writes),
 		column(writes, func(wr *write) *int64 { return micros(wr.req.StartedAt) }), t.w.name)
+	return nil
+}
+
+func (t *transaction) start(_ context.Context, writes []*write) error {
 	t.moved(writes, tandem.Pending, tandem.Processing)
-	return err
+	return nil
 }
 
 const startQuery = `
@@ -136,6 +162,12 @@ func (t *transaction) requeue(ctx context.Context, writes []*write) error {
 	err := t.query(ctx, "requeue requests", writes, requeueQuery, ids(writes), epochs(writes),
 		column(writes, func(wr *write) int { return wr.starts }))
 	t.moved(writes, tandem.Processing, tandem.Pending)
+	for _, wr := range writes {
+		if wr.made && wr.job.held {
+			t.end(wr.job)
+			t.add(processJob(&wr.req), nil)
+		}
+	}
 	return err
 }
 
@@ -149,37 +181,46 @@ const requeueQuery = `
 func (t *transaction) moved(writes []*write, from, to tandem.Status) {
 	for _, wr := range writes {
 		if wr.made {
-			t.count(&wr.req, from, wr.state, -1)
-			t.count(&wr.req, to, wr.state, +1)
+			t.Count(&wr.req, from, wr.state, -1)
+			t.Count(&wr.req, to, wr.state, +1)
 		}
 	}
 }
 
-// finish records outcomes. A sync request that is not on record yet is inserted
+// askFinish records outcomes.
+func (t *transaction) askFinish(_ context.Context, writes []*write) error {
+	t.askOutcomes(&t.first, writes)
+	return nil
+}
+
+func (t *transaction) askOutcomes(in *pgx.Batch, writes []*write) {
+	t.ask(in, "record outcomes", writes, finishQuery, ids(writes), epochs(writes),
+		column(writes, func(wr *write) string { return string(wr.req.Status) }),
+		column(writes, func(wr *write) *int64 { return micros(wr.req.StartedAt) }),
+		column(writes, func(wr *write) *int64 { return micros(wr.req.WorkedAt) }),
+		column(writes, func(wr *write) []byte { return wr.req.Result }),
+		column(writes, failureCode), column(writes, failureMessage), column(writes, failureUpstream),
+		column(writes, dueAt), column(writes, func(wr *write) *int64 {
+			if wr.hold == 0 {
+				return nil
+			}
+			return ptr(wr.hold.Microseconds())
+		}), t.w.name)
+}
+
+// finish goes on from there. A sync request that is not on record yet is inserted
 // with its outcome. One that was waited for may have been released meanwhile,
 // and owes a callback then.
 func (t *transaction) finish(ctx context.Context, writes []*write) error {
-	finish := func(writes []*write) error {
-		if len(writes) == 0 {
-			return nil
-		}
-		err := t.query(ctx, "record outcomes", writes, finishQuery, ids(writes), epochs(writes),
-			column(writes, func(wr *write) string { return string(wr.req.Status) }),
-			column(writes, func(wr *write) *int64 { return micros(wr.req.StartedAt) }),
-			column(writes, func(wr *write) *int64 { return micros(wr.req.WorkedAt) }),
-			column(writes, func(wr *write) []byte { return wr.req.Result }),
-			column(writes, failureCode), column(writes, failureMessage), column(writes, failureUpstream),
-			column(writes, dueAt))
+	finished := func(writes []*write) {
 		for _, wr := range writes {
 			if wr.made {
-				t.count(&wr.req, tandem.Processing, wr.state, -1)
+				t.end(wr.job)
+				t.Count(&wr.req, tandem.Processing, wr.state, -1)
 			}
 		}
-		return err
 	}
-	if err := finish(writes); err != nil {
-		return err
-	}
+	finished(writes)
 	var sync []*write
 	for _, wr := range left(writes) {
 		if wr.req.Mode == tandem.Sync {
@@ -195,8 +236,13 @@ func (t *transaction) finish(ctx context.Context, writes []*write) error {
 		}
 		// Those that are on record after all: another writer has committed their
 		// beginning since the first statement looked.
-		if err := finish(left(sync)); err != nil {
-			return err
+		if rest := left(sync); len(rest) > 0 {
+			var again pgx.Batch
+			t.askOutcomes(&again, rest)
+			if err := t.send(ctx, &again); err != nil {
+				return err
+			}
+			finished(rest)
 		}
 	}
 	for _, wr := range writes {
@@ -210,10 +256,12 @@ func (t *transaction) finish(ctx context.Context, writes []*write) error {
 const finishQuery = `
 	UPDATE requests r SET status = u.status, started_at = u.started_at, worked_at = u.worked_at, result = u.result,
 		failure_code = u.code, failure_message = u.message, failure_upstream = u.upstream,
-		next_attempt_at = CASE WHEN r.callback_state = 'pending' THEN u.due END
+		next_attempt_at = CASE WHEN r.callback_state = 'pending' THEN u.due END,
+		attempt_by = CASE WHEN r.callback_state = 'pending' AND u.hold IS NOT NULL THEN $12 END,
+		attempt_till = CASE WHEN r.callback_state = 'pending' THEN ` + postgresMicros + ` + u.hold END
 	FROM unnest($1::text[], $2::int[], $3::text[], $4::bigint[], $5::bigint[], $6::bytea[],
-		$7::text[], $8::text[], $9::int[], $10::bigint[])
-		WITH ORDINALITY AS u(id, epoch, status, started_at, worked_at, result, code, message, upstream, due, n)
+		$7::text[], $8::text[], $9::int[], $10::bigint[], $11::bigint[])
+		WITH ORDINALITY AS u(id, epoch, status, started_at, worked_at, result, code, message, upstream, due, hold, n)
 	WHERE r.id = u.id AND r.status = 'processing' AND r.epoch = u.epoch
 	RETURNING u.n, r.callback_state`
 
@@ -227,7 +275,7 @@ func (t *transaction) fail(ctx context.Context, writes []*write) error {
 	}
 	for _, wr := range writes {
 		if wr.made {
-			t.count(&wr.req, tandem.Pending, wr.state, -1)
+			t.Count(&wr.req, tandem.Pending, wr.state, -1)
 			wr.req.Status = tandem.Failed
 			t.worked(wr)
 		}
@@ -249,14 +297,18 @@ const failQuery = `
 func (t *transaction) worked(wr *write) {
 	req := &wr.req
 	req.Callback.State = wr.state
-	t.count(req, req.Status, wr.state, +1)
+	t.Count(req, req.Status, wr.state, +1)
 	if req.Failure != nil {
-		t.countError(req, "work", string(req.Failure.Code))
+		t.CountError(req, "work", string(req.Failure.Code))
 	}
 	req.Callback.NextAt = time.Time{}
 	if wr.state == tandem.CallbackPending {
 		req.Callback.NextAt = time.UnixMicro(*dueAt(wr)).UTC()
-		t.jobs = append(t.jobs, deliverJob(req))
+		if wr.hold > 0 {
+			t.add(deliverJob(req), wr)
+		} else {
+			t.add(deliverJob(req), nil)
+		}
 	}
 }
 
@@ -283,8 +335,8 @@ func (t *transaction) release(ctx context.Context, writes []*write) error {
 		}
 		for _, wr := range rest {
 			if wr.made {
-				t.count(&wr.req, status, tandem.CallbackNone, -1)
-				t.count(&wr.req, status, wr.state, +1)
+				t.Count(&wr.req, status, tandem.CallbackNone, -1)
+				t.Count(&wr.req, status, wr.state, +1)
 			}
 		}
 	}
@@ -309,9 +361,9 @@ func (t *transaction) redeliver(ctx context.Context, writes []*write) error {
 	}
 	for _, wr := range writes {
 		if wr.made {
-			t.count(&wr.req, wr.req.Status, wr.req.Callback.State, -1)
-			t.count(&wr.req, wr.req.Status, tandem.CallbackPending, +1)
-			t.jobs = append(t.jobs, deliverJob(&wr.req))
+			t.Count(&wr.req, wr.req.Status, wr.req.Callback.State, -1)
+			t.Count(&wr.req, wr.req.Status, tandem.CallbackPending, +1)
+			t.add(deliverJob(&wr.req), nil)
 		}
 	}
 	return nil

@@ -2,7 +2,6 @@ package distributed
 
 import (
 	"context"
-	"sync/atomic"
 	"time"
 
 	"tandem"
@@ -24,56 +23,53 @@ func (b *Backend) Claim(ctx context.Context, req *tandem.Request, key engine.Ide
 // under and the job to process it. If another request holds the key, it returns
 // that one's id and inserts nothing.
 func (b *Backend) insertRequest(ctx context.Context, req *tandem.Request, key *engine.IdempotencyKey) (holder string, err error) {
-	type outcome struct {
-		holder string
-		seq    int64
+	w := &write{kind: inserting, req: *req, key: key}
+	r := b.here.Load()
+	here := r.mayStart(req)
+	if here {
+		w.req.Status, w.req.StartedAt, w.req.Starts, w.req.Epoch = tandem.Processing, b.now(), req.Starts+1, req.Epoch+1
+		w.hold = b.lease()
 	}
-	got := make(chan outcome, 1)
-	err = b.do(ctx, &write{kind: inserting, req: *req, key: key, done: func(w *write, err error) {
-		if err == nil && w.holder == "" && w.req.Status == tandem.Processing {
+	told := false
+	err = b.writer.Do(ctx, w, func(err error) {
+		told = true
+		inserted := err == nil && w.holder == ""
+		if inserted && w.req.Status == tandem.Processing {
 			b.working.add(&w.req)
 		}
-		got <- outcome{w.holder, w.seq}
-	}})
+		if here {
+			r.accepted(w.req, w.held, inserted)
+		}
+	})
+	if here && neverQueued(err, &told) {
+		r.accepted(w.req, 0, false)
+	}
 	if err != nil {
 		return "", err
 	}
-	o := <-got
-	if o.holder == "" {
-		req.Seq = o.seq
+	if w.holder == "" {
+		req.Seq = w.seq
 	}
-	return o.holder, nil
+	return w.holder, nil
 }
-
-// note is that a sync request has begun. It waits a moment for a write to share
-// a commit with, and is dropped if the request's own outcome comes before it is
-// written: that writes the whole row.
-type note struct{ state atomic.Int32 }
-
-const (
-	noteWaits int32 = iota
-	noteWritten
-	noteDropped
-)
 
 // Begin implements engine.Store.
 func (b *Backend) Begin(req *tandem.Request) {
-	n := &note{}
-	b.notes.Store(req.ID, n)
 	b.working.add(req)
 	// If the queue takes it, its outcome is of no interest: Complete writes
 	// the row if this note was lost, for whatever reason.
-	_ = b.post(context.Background(), &write{kind: inserting, req: *req, note: n})
+	_ = b.writer.Note(&write{kind: inserting, req: *req, note: b.notes.Add(req.ID)})
 }
 
 // Start implements engine.Store.
 func (b *Backend) Start(ctx context.Context, req *tandem.Request) error {
-	err := b.do(ctx, &write{kind: starting, req: *req, done: func(w *write, err error) {
+	w := &write{kind: starting, req: *req}
+	err := b.writer.Do(ctx, w, func(err error) {
 		if err == nil {
 			w.req.Status, w.req.Starts, w.req.Epoch = tandem.Processing, w.req.Starts+1, w.req.Epoch+1
 			b.working.add(&w.req)
 		}
-	}})
+	})
 	if err == nil {
 		req.Status = tandem.Processing
 		req.Starts++
@@ -90,7 +86,8 @@ func (b *Backend) Requeue(ctx context.Context, req *tandem.Request) error {
 // requeue makes a started request pending again and takes back so many of its
 // starts.
 func (b *Backend) requeue(ctx context.Context, req *tandem.Request, starts int) error {
-	err := b.do(ctx, &write{kind: requeuing, req: *req, starts: starts, done: b.noLongerWorking})
+	w := &write{kind: requeuing, req: *req, starts: starts, job: b.processJobs.of(req.ID)}
+	err := b.writer.Do(ctx, w, func(err error) { b.noLongerWorking(w.req.ID, err) })
 	if err == nil {
 		req.Status, req.StartedAt = tandem.Pending, time.Time{}
 		req.Starts -= starts
@@ -100,17 +97,16 @@ func (b *Backend) requeue(ctx context.Context, req *tandem.Request, starts int) 
 
 // noLongerWorking is told that a request has left this process, or had done so
 // before.
-func (b *Backend) noLongerWorking(w *write, err error) {
+func (b *Backend) noLongerWorking(id string, err error) {
 	if err == nil || tandem.CodeOf(err) == tandem.CodeConflict {
-		b.working.remove(w.req.ID)
+		b.working.remove(id)
+		b.processJobs.remove(id)
 	}
 }
 
 // Complete implements engine.Store.
 func (b *Backend) Complete(ctx context.Context, req *tandem.Request) error {
-	if n, ok := b.notes.LoadAndDelete(req.ID); ok {
-		n.(*note).state.CompareAndSwap(noteWaits, noteDropped)
-	}
+	b.notes.Drop(req.ID)
 	return b.work(ctx, finishing, req)
 }
 
@@ -122,24 +118,44 @@ func (b *Backend) Fail(ctx context.Context, req *tandem.Request) error {
 // work makes a write that ends the work of a request, tells those who wait for
 // it, and fills in what the request owes now.
 func (b *Backend) work(ctx context.Context, kind kind, req *tandem.Request) error {
-	got := make(chan tandem.Request, 1)
-	err := b.do(ctx, &write{kind: kind, req: *req, done: func(w *write, err error) {
-		b.noLongerWorking(w, err)
+	w := &write{kind: kind, req: *req, job: b.processJobs.of(req.ID)}
+	r, host, here, asked := b.here.Load(), "", false, time.Now()
+	if kind == finishing {
+		if host, here = r.mayDeliver(req); here {
+			w.hold = b.claimFor(req)
+		}
+	}
+	told := false
+	err := b.writer.Do(ctx, w, func(err error) {
+		told = true
+		b.noLongerWorking(w.req.ID, err)
 		if err == nil {
 			b.announce(w.req.ID)
+		} else {
+			w.held = 0
 		}
-		got <- w.req
-	}})
+		if here {
+			r.owes(w.req, host, w.held, asked)
+		}
+	})
+	if here && neverQueued(err, &told) {
+		r.owes(w.req, host, 0, asked)
+	}
 	if err == nil {
-		done := <-got
-		req.Status, req.Callback.State, req.Callback.NextAt = done.Status, done.Callback.State, done.Callback.NextAt
+		req.Status, req.Callback.State, req.Callback.NextAt = w.req.Status, w.req.Callback.State, w.req.Callback.NextAt
 	}
 	return err
 }
 
+// neverQueued reports whether Do has returned without having told, or being about
+// to tell, what has become of the write.
+func neverQueued(err error, told *bool) bool {
+	return err != nil && tandem.CodeOf(err) != tandem.CodeUnknown && !*told
+}
+
 // Release implements engine.Store.
 func (b *Backend) Release(ctx context.Context, req *tandem.Request) error {
-	err := b.do(ctx, &write{kind: releasing, req: *req})
+	err := b.writer.Do(ctx, &write{kind: releasing, req: *req}, nil)
 	if err == nil {
 		req.Waited, req.Callback.State = false, tandem.CallbackNone
 		if req.Callback.URL != "" {
@@ -151,7 +167,7 @@ func (b *Backend) Release(ctx context.Context, req *tandem.Request) error {
 
 // Redeliver implements engine.Store.
 func (b *Backend) Redeliver(ctx context.Context, req *tandem.Request) error {
-	err := b.do(ctx, &write{kind: redelivering, req: *req})
+	err := b.writer.Do(ctx, &write{kind: redelivering, req: *req}, nil)
 	if err == nil {
 		req.Callback.State = tandem.CallbackPending
 	}
@@ -160,14 +176,14 @@ func (b *Backend) Redeliver(ctx context.Context, req *tandem.Request) error {
 
 // RecordAttempt implements engine.Store.
 func (b *Backend) RecordAttempt(ctx context.Context, req *tandem.Request, a tandem.Attempt) error {
-	return b.do(ctx, &write{kind: settling, req: *req, attempt: &a})
+	return b.writer.Do(ctx, &write{kind: settling, req: *req, attempt: &a, job: b.deliverJobs.of(req.ID)}, nil)
 }
 
 // Interrupt implements engine.Store. The row keeps what is asked, for a process
 // that misses the notification.
 func (b *Backend) Interrupt(ctx context.Context, id string, why tandem.FailureCode) error {
 	req := tandem.Request{ID: id, Failure: &tandem.Failure{Code: why}}
-	err := b.do(ctx, &write{kind: interrupting, req: req})
+	err := b.writer.Do(ctx, &write{kind: interrupting, req: req}, nil)
 	if err == nil {
 		b.signals.tell(stopSignal, id+" "+string(why))
 	}
@@ -176,5 +192,15 @@ func (b *Backend) Interrupt(ctx context.Context, id string, why tandem.FailureCo
 
 // Ready implements engine.Store. It writes: nothing else proves that it can.
 func (b *Backend) Ready(ctx context.Context) error {
-	return b.do(ctx, &write{kind: touching})
+	return b.writer.Do(ctx, &write{kind: touching}, nil)
+}
+
+// Watch implements engine.Store. A request that another process works is
+// reported by that one's signal, or by a look at its row should that be lost.
+func (b *Backend) Watch(id string) (worked <-chan struct{}, stop func()) { return b.watchers.Watch(id) }
+
+// announce tells everybody that a request is worked.
+func (b *Backend) announce(id string) {
+	b.watchers.Tell(id)
+	b.signals.tell(workedSignal, id)
 }

@@ -4,19 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
-	"runtime"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgxpool"
-	"github.com/prometheus/client_golang/prometheus"
 
 	"tandem"
 	"tandem/internal/engine"
+	"tandem/internal/store"
 )
 
 // writer makes all writes to rows. It groups those that wait into one
@@ -24,22 +21,16 @@ import (
 // share its round trips and its fsync. A few transactions are under way at once:
 // while one waits for the disk the next is made.
 //
-// One failing write never fails its neighbours: a write that changes nothing
-// says so in its own error, and when Postgres refuses a statement the batch is
-// rolled back and its writes are tried again one by one. If COMMIT fails, every
-// write of the batch fails; if the connection is lost meanwhile, their outcome
-// is unknown.
+// If the connection is lost during COMMIT, the outcome of the batch's writes is
+// unknown.
 type writer struct {
-	pool   *pgxpool.Pool
+	*store.Queue[*write]
+	begin  func(context.Context) (pgx.Tx, error)
 	insert *riverClient
 	name   string
-	queue  chan *write
-	log    *slog.Logger
 	now    func() time.Time
+	lasts  func(*tandem.Request) time.Duration // a claim to its attempt
 	room   room
-
-	batchSize    prometheus.Histogram
-	batchSeconds prometheus.Histogram
 }
 
 // write is one unit of change: all of it happens, or none.
@@ -49,18 +40,18 @@ type write struct {
 	key     *engine.IdempotencyKey // of an insert, if it has one
 	attempt *tandem.Attempt        // of a settle
 	starts  int                    // that a requeue takes back
-	note    *note                  // of an insert that nobody waits for
+	note    *store.Note            // of an insert that nobody waits for
+	job     ownJob                 // of this process, which ends with the step
+	hold    time.Duration          // for how long the next job is held for this process; 0: it is anybody's
 
 	// What has come of it, as the batch sees it.
 	made   bool // it has changed its row
 	answer error
-	holder string // of the key
+	holder string        // of the key
+	before tandem.Status // of a settle: what its request stood at
 	seq    int64
+	held   int64                // the job that is held
 	state  tandem.CallbackState // of the row
-
-	// done is told the outcome once it is certain. It must not block. Of a note
-	// it is nil: nobody waits for it.
-	done func(*write, error)
 }
 
 // kind is what a write does. A transaction makes its writes in this order.
@@ -74,6 +65,8 @@ const (
 	failing
 	releasing
 	redelivering
+	claiming
+	yielding
 	settling
 	interrupting
 	touching
@@ -83,253 +76,91 @@ const (
 const (
 	// writers is how many transactions are under way at once.
 	writers = 2
-	// maxBatch bounds how long one transaction can grow, and with it how long
-	// the first write of a batch waits for the last.
-	maxBatch = 512
-	// noteDelay is how long notes wait for a write that somebody waits for, to
-	// share its commit.
-	noteDelay = 20 * time.Millisecond
 	// batchTimeout ends a transaction that Postgres does not answer.
 	batchTimeout = 10 * time.Second
-	// gather is how often a batch lets others run, that they may join it.
-	gather = 3
 )
 
 func newWriter(b *Backend) (*writer, error) {
-	w := &writer{
-		pool:   b.pool,
-		insert: b.insert,
-		name:   b.name,
-		queue:  make(chan *write, 4*maxBatch),
-		log:    b.log,
-		now:    b.now,
-		room:   room{most: b.opts.MaxPending},
-		batchSize: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name: "tandem_commit_batch_size", Help: "Writes that shared one commit.",
-			Buckets: prometheus.ExponentialBuckets(1, 2, 10),
-		}),
-		batchSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name: "tandem_commit_seconds", Help: "How long a batch of writes took, fsync included.",
-			Buckets: prometheus.ExponentialBuckets(.0001, 2, 15),
-		}),
+	queue, err := store.NewQueue[*write](b.log, b.opts.Metrics)
+	if err != nil {
+		return nil, err
 	}
-	return w, errors.Join(b.opts.Metrics.Register(w.batchSize), b.opts.Metrics.Register(w.batchSeconds))
-}
-
-// do queues a write and waits until its outcome is certain. If ctx ends first
-// the change stays queued and the error is CodeUnknown.
-func (b *Backend) do(ctx context.Context, w *write) error {
-	outcome := make(chan error, 1)
-	settled := w.done
-	w.done = func(w *write, err error) {
-		if settled != nil {
-			settled(w, err)
-		}
-		outcome <- err
-	}
-	if err := b.post(ctx, w); err != nil {
-		return err
-	}
-	select {
-	case err := <-outcome:
-		return err
-	case <-ctx.Done():
-		return &tandem.Error{Code: tandem.CodeUnknown, Message: "the caller left before the write was committed", Err: ctx.Err()}
-	}
-}
-
-// post queues a write; it blocks while the queue is full.
-func (b *Backend) post(ctx context.Context, w *write) error {
-	b.closing.RLock()
-	defer b.closing.RUnlock()
-	if b.closed {
-		return errClosed
-	}
-	select {
-	case b.writer.queue <- w:
-		return nil
-	default:
-	}
-	select {
-	case b.writer.queue <- w:
-		return nil
-	case <-ctx.Done():
-		return &tandem.Error{Code: tandem.CodeUnavailable, Message: "storage is too slow to take the write", Err: ctx.Err(), RetryAfter: time.Second}
-	}
-}
-
-var errClosed = &tandem.Error{Code: tandem.CodeDraining, Message: "the database is closed"}
-
-// stopWriting lets nothing more into the queue. The writers end once it is
-// empty.
-func (b *Backend) stopWriting() error {
-	b.closing.Lock()
-	defer b.closing.Unlock()
-	b.closed = true
-	close(b.writer.queue)
-	return nil
+	return &writer{Queue: queue, begin: b.begin, insert: b.insert, name: b.name, now: b.now, lasts: b.claimFor, room: room{most: b.opts.MaxPending}}, nil
 }
 
 // run commits batches until the queue is closed and empty.
 func (w *writer) run(context.Context) {
 	var all sync.WaitGroup
 	for range writers {
-		all.Go(w.work)
+		all.Go(func() {
+			shard := anyShard()
+			w.Run(func(batch []*write, answers []error) error { return w.commit(batch, answers, shard) })
+		})
 	}
 	all.Wait()
 }
 
-func (w *writer) work() {
-	shard := anyShard()
-	batch := make([]*write, 0, maxBatch)
-	for first := range w.queue {
-		last := len(batch)
-		batch = w.holdNotes(w.fill(append(batch[:0], first)))
-		// After a commit, those that waited for it come back one by one with
-		// their next write. Let as many of them as there were get here first:
-		// sharing their commit costs each less than going ahead.
-		for range gather {
-			if len(batch) >= last/2 {
-				break
-			}
-			runtime.Gosched()
-			batch = w.fill(batch)
-		}
-		start := time.Now()
-		w.commit(batch, shard)
-		w.batchSize.Observe(float64(len(batch)))
-		w.batchSeconds.Observe(time.Since(start).Seconds())
+// commit is the store.Commit of one transaction.
+func (w *writer) commit(batch []*write, answers []error, shard int) error {
+	now := together(batch, answers)
+	err := w.try(now, shard)
+	if errors.Is(err, errNotBegun) && !errors.Is(err, context.DeadlineExceeded) { // on a connection that had been lost before
+		err = w.try(now, shard)
 	}
+	if err != nil {
+		return err
+	}
+	for i, wr := range batch {
+		if answers[i] == nil {
+			answers[i] = wr.answer
+		}
+	}
+	return nil
 }
 
-// holdNotes lets a batch of nothing but notes wait for other writes.
-func (w *writer) holdNotes(batch []*write) []*write {
-	var timeout <-chan time.Time
-	for looked := 0; len(batch) < maxBatch; {
-		if slices.ContainsFunc(batch[looked:], func(wr *write) bool { return wr.done != nil }) {
-			break
-		}
-		looked = len(batch)
-		if timeout == nil {
-			timeout = time.After(noteDelay)
-		}
-		select {
-		case next, open := <-w.queue:
-			if !open {
-				return batch
-			}
-			batch = w.fill(append(batch, next))
-		case <-timeout:
-			return batch
-		}
-	}
-	return batch
-}
-
-// fill adds what waits in the queue.
-func (w *writer) fill(batch []*write) []*write {
-	for len(batch) < maxBatch {
-		select {
-		case next, open := <-w.queue:
-			if !open {
-				return batch
-			}
-			batch = append(batch, next)
-		default:
-			return batch
-		}
-	}
-	return batch
-}
-
-// commit makes all changes of the batch and tells each its outcome.
-func (w *writer) commit(batch []*write, shard int) {
-	batch, later := apart(batch)
-	err := w.try(batch, shard)
-	if errors.Is(err, errNotBegun) { // on a connection that had been lost before
-		err = w.try(batch, shard)
-	}
-	if fault, ok := errors.AsType[*statementFault](err); ok && len(batch) > 1 {
-		w.log.Warn("a batch of writes failed and is tried one by one", "writes", len(batch), "error", fault)
-		for _, wr := range batch {
-			w.commit([]*write{wr}, shard)
-		}
-	} else {
-		for _, wr := range batch {
-			switch {
-			case wr.done == nil:
-			case err != nil:
-				wr.done(wr, failed(err))
-			default:
-				wr.done(wr, wr.answer)
-			}
-		}
-	}
-	if len(later) > 0 {
-		w.commit(later, shard)
-	}
-}
-
-// apart puts off what one statement cannot do together: two inserts under one
+// together puts off what one statement cannot do together: two inserts under one
 // Idempotency-Key.
-func apart(batch []*write) (now, later []*write) {
+func together(batch []*write, answers []error) []*write {
 	if !slices.ContainsFunc(batch, func(wr *write) bool { return wr.key != nil }) {
-		return batch, nil
+		return batch
 	}
 	type claim struct{ owner, key string }
 	seen := make(map[claim]bool)
-	for _, wr := range batch {
+	var together []*write
+	for i, wr := range batch {
 		if wr.key != nil {
 			c := claim{wr.req.Owner, wr.key.Key}
 			if seen[c] {
-				later = append(later, wr)
+				answers[i] = store.ErrApart
 				continue
 			}
 			seen[c] = true
 		}
-		now = append(now, wr)
+		together = append(together, wr)
 	}
-	return now, later
+	return together
 }
-
-// statementFault is an error of Postgres met before COMMIT, on a connection that
-// is still good.
-type statementFault struct{ err error }
-
-func (f *statementFault) Error() string { return f.err.Error() }
-func (f *statementFault) Unwrap() error { return f.err }
 
 // errNotBegun is a connection lost before COMMIT: nothing has happened.
 var errNotBegun = errors.New("the connection was lost before the commit")
 
-// errUnknown is a connection lost during COMMIT.
-var errUnknown = errors.New("the connection was lost during the commit")
-
-// failed is what the writes of a batch are told that was not committed, as far
-// as is known.
-func failed(err error) error {
-	e := &tandem.Error{
-		Code:       tandem.CodeUnavailable,
-		Message:    "storage cannot be written right now",
-		RetryAfter: 5 * time.Second,
-		Err:        err,
+// begin begins a transaction. Its statements find their rows by index, whatever
+// the size of the tables was when the plan was made: the settings are those of
+// the session or, where there is none, its own.
+func (b *Backend) begin(ctx context.Context) (pgx.Tx, error) {
+	var opts pgx.TxOptions
+	if b.opts.PollOnly {
+		opts.BeginQuery = `BEGIN; SET LOCAL jit = off; SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off`
 	}
-	if errors.Is(err, errUnknown) {
-		e.Code, e.Message = tandem.CodeUnknown, "storage was lost before the outcome was known"
-	}
-	return e
+	return b.pool.BeginTx(ctx, opts)
 }
 
-// beginQuery begins a transaction. Its statements find their rows by index,
-// whatever the size of the tables was when the plan was made.
-const beginQuery = `BEGIN; SET LOCAL jit = off; SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off`
-
 // try runs one transaction. Unless it is committed, err says why, and nothing of
-// it stays - or nobody knows, if it is errUnknown.
+// it stays - or nobody knows, if it is CodeUnknown.
 func (w *writer) try(batch []*write, shard int) (err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), batchTimeout)
 	defer cancel()
-	tx, err := w.pool.BeginTx(ctx, pgx.TxOptions{BeginQuery: beginQuery})
+	tx, err := w.begin(ctx)
 	if err != nil {
 		return errors.Join(errNotBegun, fmt.Errorf("begin: %w", err))
 	}
@@ -342,21 +173,22 @@ func (w *writer) try(batch []*write, shard int) (err error) {
 	t := newTransaction(tx, w, shard)
 	defer func() {
 		if err != nil {
-			t.pending = 0
+			t.Pending = 0
 		}
-		w.room.ended(t.room, t.pending)
+		w.room.ended(t.room, int64(t.Pending))
 	}()
 	if err := t.run(ctx, batch); err != nil {
 		if tx.Conn().IsClosed() {
 			return errors.Join(errNotBegun, err)
 		}
-		return &statementFault{err}
+		return &store.StatementFault{Err: err}
 	}
 	if err := tx.Commit(ctx); err != nil {
 		if refused, ok := errors.AsType[*pgconn.PgError](err); ok && refused.Severity == "ERROR" {
 			return fmt.Errorf("commit: %w", err)
 		}
-		return errors.Join(errUnknown, fmt.Errorf("commit: %w", err))
+		return &tandem.Error{Code: tandem.CodeUnknown, Message: "storage was lost before the outcome was known",
+			RetryAfter: 5 * time.Second, Err: fmt.Errorf("commit: %w", err)}
 	}
 	return nil
 }

@@ -11,7 +11,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"sync"
 	"time"
 
 	"github.com/pressly/goose/v3"
@@ -20,6 +19,7 @@ import (
 
 	"tandem"
 	"tandem/internal/engine"
+	"tandem/internal/store"
 )
 
 // Memory as a path keeps nothing beyond the process.
@@ -79,11 +79,9 @@ type Backend struct {
 	writer     *writer
 	backlogs   map[string]*backlog // by lane
 	deliveries *deliveries
-	watchers   watchers
-	notes      sync.Map // of *note, by the id of a sync request in progress
+	watchers   store.Watchers
+	notes      store.Notes
 
-	closing  sync.RWMutex // held for reading while a write is queued
-	closed   bool
 	teardown []func() error // last in, first out
 }
 
@@ -98,7 +96,7 @@ func Open(ctx context.Context, path string, opts Options) (_ *Backend, err error
 	if err != nil {
 		return nil, fmt.Errorf("embedded options: %w", err)
 	}
-	b := &Backend{opts: opts, path: path, durable: path != Memory, log: opts.Logger, watchers: newWatchers()}
+	b := &Backend{opts: opts, path: path, durable: path != Memory, log: opts.Logger}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, b.Close())
@@ -172,10 +170,7 @@ func (b *Backend) openFile(ctx context.Context) error {
 		b.writer.run()
 	}()
 	b.onClose(func() error {
-		b.closing.Lock()
-		b.closed = true
-		close(b.writer.queue)
-		b.closing.Unlock()
+		b.writer.Close()
 		<-done
 		return b.writer.stmts.close()
 	})

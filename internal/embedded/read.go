@@ -3,15 +3,14 @@ package embedded
 import (
 	"context"
 	"database/sql"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"strconv"
 	"strings"
 	"time"
 
 	"tandem"
 	"tandem/internal/engine"
+	"tandem/internal/store"
 )
 
 // requestColumns are what scanRequest reads, in its order.
@@ -51,12 +50,8 @@ func scanRequest(row interface{ Scan(...any) error }) (req tandem.Request, err e
 	}
 	cb.URL, cb.NextAt, cb.Since = callbackURL.String, fromMicros(next), fromMicros(redelivered)
 	req.NotBefore, req.ExpiresAt = fromMicros(notBefore), fromMicros(expires)
-	if options.Valid {
-		var o callbackOptions
-		if err := json.Unmarshal([]byte(options.String), &o); err != nil {
-			return req, fmt.Errorf("callback options of %s: %w", req.ID, err)
-		}
-		cb.Timeout, cb.Header = time.Duration(o.TimeoutMS)*time.Millisecond, o.Header
+	if err := store.ReadCallbackOptions(cb, options.String); err != nil {
+		return req, fmt.Errorf("callback options of %s: %w", req.ID, err)
 	}
 	req.CreatedAt, req.StartedAt, req.WorkedAt = time.UnixMicro(created).UTC(), fromMicros(started), fromMicros(worked)
 	return req, nil
@@ -66,7 +61,7 @@ func scanRequest(row interface{ Scan(...any) error }) (req tandem.Request, err e
 func (b *Backend) Request(ctx context.Context, id string) (tandem.Request, error) {
 	req, err := scanRequest(b.read.QueryRowContext(ctx, `SELECT `+requestColumns+` FROM requests WHERE id = ?`, id))
 	if errors.Is(err, sql.ErrNoRows) {
-		return req, errNotFound
+		return req, engine.ErrNotFound
 	}
 	if err != nil {
 		return req, fmt.Errorf("read request: %w", explain(b.path, err))
@@ -74,18 +69,12 @@ func (b *Backend) Request(ctx context.Context, id string) (tandem.Request, error
 	return req, nil
 }
 
-var errNotFound = &tandem.Error{Code: tandem.CodeNotFound, Message: "there is no such request"}
-
 // Requests implements engine.Store. A cursor is the seq of the last row of the
 // page before.
 func (b *Backend) Requests(ctx context.Context, q engine.Query) (engine.Page, error) {
-	before := int64(1<<63 - 1)
-	if q.Cursor != "" {
-		seq, err := strconv.ParseInt(q.Cursor, 36, 64)
-		if err != nil || seq < 1 {
-			return engine.Page{}, tandem.Invalid("cursor", "not a cursor of this service; take it from the Link header of the page before")
-		}
-		before = seq
+	before, err := store.ReadCursor(q.Cursor)
+	if err != nil {
+		return engine.Page{}, err
 	}
 	seqs, args := selectSeqs(q, before)
 	args = append(args, q.Limit+1, q.Offset)
@@ -98,7 +87,7 @@ func (b *Backend) Requests(ctx context.Context, q engine.Query) (engine.Page, er
 	var last int64
 	for rows.Next() {
 		if len(page.Requests) == q.Limit { // the one beyond: there is a next page
-			page.Next = strconv.FormatInt(last, 36)
+			page.Next = store.Cursor(last)
 			break
 		}
 		req, err := scanRequest(rows)

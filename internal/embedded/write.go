@@ -4,14 +4,13 @@ import (
 	"bytes"
 	"context"
 	"database/sql"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"sync/atomic"
 	"time"
 
 	"tandem"
 	"tandem/internal/engine"
+	"tandem/internal/store"
 )
 
 // Accept implements engine.Store.
@@ -31,53 +30,41 @@ func (b *Backend) Claim(ctx context.Context, req *tandem.Request, key engine.Ide
 func (b *Backend) insert(ctx context.Context, req *tandem.Request, key *engine.IdempotencyKey) (holder string, err error) {
 	row := *req // the caller may be gone by the time it is written
 	held := ""
-	outcome := make(chan error, 1)
-	err = b.post(ctx, &write{
-		apply: func(t *transaction) (err error) {
-			held = ""
-			if key != nil {
-				if held, err = t.holder(&row, key, b.now()); err != nil || held != "" {
-					return err
-				}
-			}
-			if row.Status == tandem.Pending && t.pending >= t.maxPending {
-				return &tandem.Error{Code: tandem.CodeBusy, Message: "the backlog is full", RetryAfter: 5 * time.Second}
-			}
-			result, err := t.insert.Exec(insertArgs(&row)...)
-			if err != nil {
+	err = b.doThen(ctx, func(t *transaction) (err error) {
+		held = ""
+		if key != nil {
+			if held, err = t.holder(&row, key, b.now()); err != nil || held != "" {
 				return err
 			}
-			if key != nil {
-				if _, err := t.claim.Exec(row.Owner, key.Key, key.Fingerprint[:], row.ID, micros(row.CreatedAt)); err != nil {
-					return err
-				}
-			}
-			t.count(&row, row.Status, row.Callback.State, +1)
-			row.Seq, err = result.LastInsertId() // ids are ours and random: no conflict
+		}
+		if row.Status == tandem.Pending && t.Pending >= t.room {
+			return engine.ErrFull
+		}
+		if err := t.write(&t.insert, &row.Seq, insertArgs(&row)...); err != nil {
 			return err
-		},
-		done: func(err error) {
-			if err == nil && held == "" && row.Status == tandem.Pending {
-				// On the writer's goroutine, so that the backlog sees requests
-				// in the order of Seq. It gets a copy to work on.
-				queued := row
-				b.backlogs[row.Lane].push(&queued)
+		}
+		if key != nil {
+			if _, err := t.claim.Exec(row.Owner, key.Key, key.Fingerprint[:], row.ID, micros(row.CreatedAt)); err != nil {
+				return err
 			}
-			outcome <- err
-		},
+		}
+		t.Count(&row, row.Status, row.Callback.State, +1)
+		return nil
+	}, func() {
+		if held == "" && row.Status == tandem.Pending {
+			// On the writer's goroutine, so that the backlog sees requests in
+			// the order of Seq. It gets a copy to work on.
+			queued := row
+			b.backlogs[row.Lane].push(&queued)
+		}
 	})
 	if err != nil {
 		return "", err
 	}
-	select {
-	case err := <-outcome:
-		if err == nil && held == "" {
-			req.Seq = row.Seq
-		}
-		return held, err
-	case <-ctx.Done():
-		return "", &tandem.Error{Code: tandem.CodeUnknown, Message: "the caller left before the request was committed", Err: ctx.Err()}
+	if held == "" {
+		req.Seq = row.Seq
 	}
+	return held, nil
 }
 
 // holder returns the id of the request that an Idempotency-Key stands for, or
@@ -129,16 +116,16 @@ func (b *Backend) Fail(ctx context.Context, req *tandem.Request) error {
 		if row.Waited && row.Callback.State == tandem.CallbackPending {
 			row.Callback.NextAt = b.opts.Now()
 		}
-		if err := changed(t.fail, micros(row.WorkedAt), string(f.Code), f.Message, micros(row.Callback.NextAt), row.ID, row.Epoch); err != nil {
+		if err := t.changed(t.fail, micros(row.WorkedAt), string(f.Code), f.Message, micros(row.Callback.NextAt), row.ID, row.Epoch); err != nil {
 			return err
 		}
-		t.count(&row, tandem.Pending, row.Callback.State, -1)
-		t.count(&row, tandem.Failed, row.Callback.State, +1)
-		t.countError(&row, "work", string(f.Code))
+		t.Count(&row, tandem.Pending, row.Callback.State, -1)
+		t.Count(&row, tandem.Failed, row.Callback.State, +1)
+		t.CountError(&row, "work", string(f.Code))
 		return nil
 	}, func() {
 		row.Status = tandem.Failed
-		b.watchers.announce(row.ID)
+		b.watchers.Tell(row.ID)
 		if !row.Callback.NextAt.IsZero() {
 			owed := row
 			b.deliveries.push(&owed)
@@ -158,14 +145,14 @@ func (b *Backend) Release(ctx context.Context, req *tandem.Request) error {
 	}
 	err := b.do(ctx, func(t *transaction) error {
 		var status tandem.Status
-		if err := t.statusOf.QueryRow(req.ID).Scan(&status); err != nil {
+		if err := t.read(t.statusOf, req.ID, &status); err != nil {
 			return err
 		}
-		if err := changed(t.release, string(state), req.ID); err != nil {
+		if err := t.changed(t.release, string(state), req.ID); err != nil {
 			return err
 		}
-		t.count(req, status, tandem.CallbackNone, -1)
-		t.count(req, status, state, +1)
+		t.Count(req, status, tandem.CallbackNone, -1)
+		t.Count(req, status, state, +1)
 		return nil
 	})
 	if err == nil {
@@ -179,11 +166,11 @@ func (b *Backend) Redeliver(ctx context.Context, req *tandem.Request) error {
 	row := *req // the caller may be gone by the time it is written
 	err := b.doThen(ctx, func(t *transaction) error {
 		cb := &row.Callback
-		if err := changed(t.redeliver, micros(cb.NextAt), micros(cb.Since), cb.MaxAttempts, row.ID, string(row.Status), string(cb.State)); err != nil {
+		if err := t.changed(t.redeliver, micros(cb.NextAt), micros(cb.Since), cb.MaxAttempts, row.ID, string(row.Status), string(cb.State)); err != nil {
 			return err
 		}
-		t.count(&row, row.Status, cb.State, -1)
-		t.count(&row, row.Status, tandem.CallbackPending, +1)
+		t.Count(&row, row.Status, cb.State, -1)
+		t.Count(&row, row.Status, tandem.CallbackPending, +1)
 		return nil
 	}, func() {
 		owed := row
@@ -196,36 +183,20 @@ func (b *Backend) Redeliver(ctx context.Context, req *tandem.Request) error {
 	return err
 }
 
-// note is that a sync request has begun. It waits a moment for a write to share
-// a commit with, and is dropped if the request's own outcome comes before it is
-// written: that writes the whole row.
-type note struct{ state atomic.Int32 }
-
-const (
-	noteWaits int32 = iota
-	noteWritten
-	noteDropped
-)
-
 // Begin implements engine.Store.
 func (b *Backend) Begin(req *tandem.Request) {
-	row := *req
-	n := &note{}
-	b.notes.Store(row.ID, n)
+	row, n := *req, b.notes.Add(req.ID)
 	// If the queue takes it, its outcome is of no interest: Complete writes
 	// the row if this note was lost, for whatever reason.
-	_ = b.post(context.Background(), &write{
-		apply: func(t *transaction) error {
-			n.state.CompareAndSwap(noteWaits, noteWritten)
-			if n.state.Load() == noteDropped {
-				return nil
-			}
-			if err := changed(t.insert, insertArgs(&row)...); err != nil {
-				return err
-			}
-			t.count(&row, row.Status, row.Callback.State, +1)
+	_ = b.writer.Note(func(t *transaction) error {
+		if !n.Take() {
 			return nil
-		},
+		}
+		if err := t.write(&t.insert, nil, insertArgs(&row)...); err != nil {
+			return err
+		}
+		t.Count(&row, row.Status, row.Callback.State, +1)
+		return nil
 	})
 }
 
@@ -235,11 +206,11 @@ func (b *Backend) Start(ctx context.Context, req *tandem.Request) error {
 		if err := t.readState(req); err != nil {
 			return err
 		}
-		if err := changed(t.start, micros(req.StartedAt), req.ID, req.Epoch); err != nil {
+		if err := t.write(&t.start, nil, micros(req.StartedAt), req.ID, req.Epoch); err != nil {
 			return err
 		}
-		t.count(req, tandem.Pending, req.Callback.State, -1)
-		t.count(req, tandem.Processing, req.Callback.State, +1)
+		t.Count(req, tandem.Pending, req.Callback.State, -1)
+		t.Count(req, tandem.Processing, req.Callback.State, +1)
 		return nil
 	})
 	if err == nil {
@@ -262,11 +233,11 @@ func (b *Backend) requeue(ctx context.Context, req *tandem.Request, starts int) 
 		if err := t.readState(req); err != nil {
 			return err
 		}
-		if err := changed(t.requeue, starts, req.ID, req.Epoch); err != nil {
+		if err := t.changed(t.requeue, starts, req.ID, req.Epoch); err != nil {
 			return err
 		}
-		t.count(req, tandem.Processing, req.Callback.State, -1)
-		t.count(req, tandem.Pending, req.Callback.State, +1)
+		t.Count(req, tandem.Processing, req.Callback.State, -1)
+		t.Count(req, tandem.Pending, req.Callback.State, +1)
 		return nil
 	})
 	if err == nil {
@@ -278,10 +249,7 @@ func (b *Backend) requeue(ctx context.Context, req *tandem.Request, starts int) 
 
 // Complete implements engine.Store.
 func (b *Backend) Complete(ctx context.Context, req *tandem.Request) error {
-	noted := true
-	if n, ok := b.notes.LoadAndDelete(req.ID); ok {
-		noted = !n.(*note).state.CompareAndSwap(noteWaits, noteDropped)
-	}
+	noted := !b.notes.Drop(req.ID)
 	err := b.do(ctx, func(t *transaction) error {
 		if err := t.readState(req); err != nil {
 			return err
@@ -294,10 +262,10 @@ func (b *Backend) Complete(ctx context.Context, req *tandem.Request) error {
 		}
 		insert := !noted
 		if noted {
-			err := changed(t.finish, finishArgs(req)...)
+			err := t.write(&t.finish, nil, finishArgs(req)...)
 			switch {
 			case err == nil:
-				t.count(req, tandem.Processing, req.Callback.State, -1)
+				t.Count(req, tandem.Processing, req.Callback.State, -1)
 			case tandem.CodeOf(err) == tandem.CodeConflict && req.Mode == tandem.Sync:
 				insert = true // the note was lost, or the request has an outcome
 			default:
@@ -305,18 +273,18 @@ func (b *Backend) Complete(ctx context.Context, req *tandem.Request) error {
 			}
 		}
 		if insert {
-			if err := changed(t.insert, insertArgs(req)...); err != nil {
+			if err := t.write(&t.insert, nil, insertArgs(req)...); err != nil {
 				return err
 			}
 		}
-		t.count(req, req.Status, req.Callback.State, +1)
+		t.Count(req, req.Status, req.Callback.State, +1)
 		if req.Failure != nil {
-			t.countError(req, "work", string(req.Failure.Code))
+			t.CountError(req, "work", string(req.Failure.Code))
 		}
 		return nil
 	})
 	if err == nil {
-		b.watchers.announce(req.ID)
+		b.watchers.Tell(req.ID)
 	}
 	return err
 }
@@ -330,24 +298,24 @@ func (b *Backend) RecordAttempt(ctx context.Context, req *tandem.Request, a tand
 	return b.do(ctx, func(t *transaction) error {
 		cb := &req.Callback
 		if !cb.Since.IsZero() { // it was settled before
-			if err := t.statusOf.QueryRow(req.ID).Scan(&before); err != nil {
+			if err := t.read(t.statusOf, req.ID, &before); err != nil {
 				return err
 			}
 		}
-		err := changed(t.settle, string(req.Status), string(cb.State), cb.Attempts, micros(cb.NextAt),
+		err := t.write(&t.settle, nil, string(req.Status), string(cb.State), cb.Attempts, micros(cb.NextAt),
 			cb.LastStatus, cb.LastError, req.ID, string(before), a.Number-1)
 		if err != nil {
 			return err
 		}
-		_, err = t.insertAttempt.Exec(req.ID, a.Number, micros(a.At), a.Duration.Microseconds(),
+		err = t.write(&t.insertAttempt, nil, req.ID, a.Number, micros(a.At), a.Duration.Microseconds(),
 			a.Status, string(a.Class), a.Error, a.Answer)
 		if err != nil {
 			return err
 		}
-		t.count(req, before, tandem.CallbackPending, -1)
-		t.count(req, req.Status, cb.State, +1)
+		t.Count(req, before, tandem.CallbackPending, -1)
+		t.Count(req, req.Status, cb.State, +1)
 		if a.Class != tandem.ClassNone {
-			t.countError(req, "callback", string(a.Class))
+			t.CountError(req, "callback", string(a.Class))
 		}
 		return nil
 	})
@@ -367,33 +335,23 @@ func (b *Backend) Ready(ctx context.Context) error {
 	})
 }
 
+// Watch implements engine.Store.
+func (b *Backend) Watch(id string) (worked <-chan struct{}, stop func()) { return b.watchers.Watch(id) }
+
 // do queues a change and waits for its commit.
-func (b *Backend) do(ctx context.Context, apply func(*transaction) error) error {
-	return b.doThen(ctx, apply, nil)
+func (b *Backend) do(ctx context.Context, apply change) error {
+	return b.writer.Do(ctx, apply, nil)
 }
 
 // doThen is do with what follows from the commit, even if the caller has left
 // by then; it must not block.
-func (b *Backend) doThen(ctx context.Context, apply func(*transaction) error, then func()) error {
-	b.closing.RLock()
-	defer b.closing.RUnlock()
-	if b.closed {
-		return errClosed
-	}
-	return b.writer.do(ctx, apply, then)
+func (b *Backend) doThen(ctx context.Context, apply change, then func()) error {
+	return b.writer.Do(ctx, apply, func(err error) {
+		if err == nil {
+			then()
+		}
+	})
 }
-
-// post queues a write without waiting for it.
-func (b *Backend) post(ctx context.Context, w *write) error {
-	b.closing.RLock()
-	defer b.closing.RUnlock()
-	if b.closed {
-		return errClosed
-	}
-	return b.writer.post(ctx, w)
-}
-
-var errClosed = &tandem.Error{Code: tandem.CodeDraining, Message: "the database is closed"}
 
 func insertArgs(req *tandem.Request) []any {
 	cb := &req.Callback
@@ -406,12 +364,8 @@ func insertArgs(req *tandem.Request) []any {
 		code, message, upstream = string(f.Code), f.Message, f.Upstream
 	}
 	var options any
-	if cb.Timeout != 0 || len(cb.Header) > 0 {
-		text, err := json.Marshal(callbackOptions{cb.Timeout.Milliseconds(), cb.Header})
-		if err != nil {
-			panic(err) // unreachable: a number and strings
-		}
-		options = string(text)
+	if text := store.CallbackOptions(cb); text != "" {
+		options = text
 	}
 	return []any{
 		req.ID, req.Owner, string(req.Mode), string(req.Status), req.Lane, req.Workload, req.Complexity, string(req.Data),
@@ -420,12 +374,6 @@ func insertArgs(req *tandem.Request) []any {
 		micros(req.WorkedAt), text(req.Result), code, message, upstream,
 		micros(req.NotBefore), micros(req.ExpiresAt), options, req.Waited,
 	}
-}
-
-// callbackOptions is the form of the column callback_options.
-type callbackOptions struct {
-	TimeoutMS int64             `json:"timeout_ms,omitempty"`
-	Header    map[string]string `json:"header,omitempty"`
 }
 
 func finishArgs(req *tandem.Request) []any {

@@ -84,6 +84,14 @@ type Store interface {
 	Ready(ctx context.Context) error
 }
 
+// What a Store answers beside ErrKeyReused.
+var (
+	ErrNotFound = &tandem.Error{Code: tandem.CodeNotFound, Message: "there is no such request"}
+	ErrMovedOn  = &tandem.Error{Code: tandem.CodeConflict, Message: "the request has moved on"}
+	ErrFull     = &tandem.Error{Code: tandem.CodeBusy, Message: "the backlog is full", RetryAfter: 5 * time.Second}
+	ErrClosed   = &tandem.Error{Code: tandem.CodeDraining, Message: "the database is closed"}
+)
+
 // Backend is a Store that also decides when steps run.
 type Backend interface {
 	Store
@@ -93,7 +101,8 @@ type Backend interface {
 	Durable() bool
 	// Run takes up every request that is not settled and runs the steps it is
 	// owed, until ctx ends; then it takes up no more, waits for the steps that
-	// run, and returns nil. The steps' context is not cancelled with ctx.
+	// run, and returns nil. The steps' context is not cancelled with ctx. Of one
+	// request no two attempts are under way at once, in whatever processes.
 	Run(ctx context.Context, steps Steps) error
 	// Close commits what is queued and frees what the backend holds. Call it
 	// after Run has returned.
@@ -106,7 +115,11 @@ type Steps interface {
 	// Reserve waits for room to start one more async request of the lane, and
 	// returns ctx's cause if there was none in time. Process gives it back.
 	Reserve(ctx context.Context, lane string) error
-	// Process runs the work of a pending request and records the outcome; the
+	// Unreserve gives back what was reserved, if no request is processed after
+	// all.
+	Unreserve(lane string)
+	// Process runs the work of a pending request, or of one that the backend has
+	// started as it was accepted, and records the outcome; the
 	// callback's debt is then in req.Callback. Call it once per Reserve. Its
 	// errors are the Store's: on CodeConflict the request has moved on, after
 	// any other the request is still the backend's to run again.
@@ -115,9 +128,12 @@ type Steps interface {
 	// the host is to be left alone until Admission.Until or, if that is zero,
 	// until one of its attempts ends.
 	Admit(host string) Admission
+	// Leave gives back what was admitted to a host, if no attempt is made after
+	// all.
+	Leave(host string)
 	// Deliver makes one attempt and records it; req.Callback then says whether
 	// and when another is due. A request of which only the ID is given is read
-	// first. Call it once per Admit, with the same host. It returns
+	// first. Call it once per Admit, with the same host, unless you Leave. It returns
 	// CodeConflict if no attempt is owed; after any other error it still is.
 	Deliver(ctx context.Context, host string, req *tandem.Request) error
 	// Interrupt stops the work of a request, if it runs in this process, as

@@ -15,6 +15,9 @@ import (
 // Admit implements Steps.
 func (e *Engine) Admit(host string) Admission { return e.hosts.admit(host, e.opts.Now()) }
 
+// Leave implements Steps.
+func (e *Engine) Leave(host string) { e.hosts.leave(host, e.opts.Now(), false, false) }
+
 // Breaker implements Steps.
 func (e *Engine) Breaker(host string) callback.Breaker { return e.hosts.breaker(host) }
 
@@ -27,14 +30,14 @@ func (e *Engine) Deliver(ctx context.Context, host string, req *tandem.Request) 
 	ctx, done := e.running.add(ctx, "") // whose attempt it is does not matter: it is not cancelled with the request
 	defer done()
 	if err := e.owed(ctx, req); err != nil {
-		e.hosts.leave(host, e.opts.Now(), false, false)
+		e.Leave(host)
 		return err
 	}
 
 	number := req.Callback.Attempts + 1
 	answer := e.send(ctx, req, number)
 	if answer.Interrupted { // cut off by us: not the receiver's failure, and not recorded
-		e.hosts.leave(host, e.opts.Now(), false, false)
+		e.Leave(host)
 		return errHalted
 	}
 	e.hosts.leave(host, e.opts.Now(), true, !callback.CountsAgainstHost(answer))

@@ -193,7 +193,6 @@ func (e *Engine) Ready(ctx context.Context) error {
 func (e *Engine) now() time.Time { return e.opts.Now().UTC().Truncate(time.Microsecond) }
 
 var (
-	errNotFound  = &tandem.Error{Code: tandem.CodeNotFound, Message: "there is no such request"}
 	errHalted    = errors.New("the service is shutting down")
 	errDraining  = &tandem.Error{Code: tandem.CodeDraining, Message: "the service is shutting down and takes no new requests", RetryAfter: 5 * time.Second}
 	errPaused    = &tandem.Error{Code: tandem.CodeBusy, Message: "the service is paused: it accepts async requests and runs no work", RetryAfter: time.Minute}

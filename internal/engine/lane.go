@@ -22,8 +22,8 @@ import (
 // An async request is started on disk before its work begins, which takes a
 // commit. So that slots do not stand idle for it, a few requests are started
 // ahead of their slot: as many as the slots will need while a commit takes its
-// time, and none when the work is long (see startAhead) - but one while sync
-// callers wait, because a request has its turn only once it is started.
+// time, and none when the work is long (see startAhead) - but one at least while
+// sync callers wait, because a request has its turn only once it is started.
 type lane struct {
 	slots    int
 	burnsCPU bool // its work computes, rather than waits
@@ -36,9 +36,8 @@ type lane struct {
 
 	reserved int           // async requests reserved or started, without a slot yet
 	room     chan struct{} // not nil while someone waits to reserve; closed when there may be room
-	meanWork time.Duration // moving mean of how long a slot is held
 
-	means map[tandem.Mode]time.Duration // the same of each mode
+	means map[tandem.Mode]time.Duration // moving mean of how long a slot is held, of each mode
 
 	abandoned int // Funcs that run on although their request is over
 	held      int // slots that abandoned Funcs keep
@@ -143,14 +142,14 @@ func (l *lane) charge(mode tandem.Mode, held time.Duration) {
 	l.lead = max(-bound, min(l.lead+held, bound))
 }
 
-// note keeps the mean of how long slots are held, and returns it.
+// note keeps the mean of how long slots are held by work of the ticket's mode,
+// and returns it.
 func (l *lane) note(t *ticket, held time.Duration) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.meanWork = movingMean(l.meanWork, held)
 	l.means[t.mode] = movingMean(l.means[t.mode], held)
 	l.charge(t.mode, held-t.charged)
-	return l.meanWork
+	return l.means[t.mode]
 }
 
 func movingMean(mean, next time.Duration) time.Duration {
@@ -208,11 +207,7 @@ func (l *lane) take(mode tandem.Mode) *ticket {
 func (l *lane) reserve(ctx context.Context) error {
 	for {
 		l.mu.Lock()
-		ahead := startAhead(l.slots, l.meanWork)
-		if l.waiting[tandem.Sync].Len() > 0 {
-			ahead = max(1, ahead)
-		}
-		if l.reserved < l.free+ahead {
+		if l.reserved < l.free+l.startAhead() {
 			l.reserved++
 			l.mu.Unlock()
 			return nil
@@ -261,18 +256,29 @@ const (
 	maxAhead   = 64
 )
 
-// startAhead returns how many requests to start beyond the free slots, so that
-// a slot that frees finds one that is already started: one a slot, since slots
-// like to free together, and more if the work is shorter than a commit.
-func startAhead(slots int, meanWork time.Duration) int {
-	if meanWork > longWork {
+// startAhead returns how many requests to start beyond the free slots. While
+// only async requests wait, what is started must last for a commit; while sync
+// callers do, for as long as their work holds the slots, or async work that is
+// shorter would miss its turn. The caller holds mu.
+func (l *lane) startAhead() int {
+	if l.waiting[tandem.Sync].Len() == 0 {
+		return startAhead(l.slots, l.means[tandem.Async], commitTime)
+	}
+	return max(1, startAhead(l.slots, l.means[tandem.Async], max(commitTime, l.means[tandem.Sync])))
+}
+
+// startAhead returns how many requests, of work that takes as long as the mean,
+// keep slots busy for a span of time: one a slot at least, since slots like to
+// free together.
+func startAhead(slots int, mean, span time.Duration) int {
+	if mean > longWork {
 		return 0
 	}
-	ahead := slots
-	if meanWork > 0 && meanWork < commitTime {
-		ahead = int(min(maxAhead, int64(slots)*int64(commitTime)/int64(meanWork)))
+	ahead := int64(slots)
+	if mean > 0 && mean < span {
+		ahead = ahead * int64(span) / int64(mean)
 	}
-	return min(ahead, maxAhead)
+	return int(min(ahead, maxAhead))
 }
 
 // abandon gives up on a Func that ignored the end of its context: its slot

@@ -157,7 +157,7 @@ func TestATicketIsWithdrawnOnlyWhileItWaits(t *testing.T) {
 func TestReservationsFollowTheSlots(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lt := newLaneTest(2)
-		lt.meanWork = time.Second // long work: nothing is started ahead
+		lt.means[tandem.Async] = time.Second // long work: nothing is started ahead
 		reserved := func() bool {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 			defer cancel()
@@ -202,7 +202,7 @@ func TestReservationsFollowTheSlots(t *testing.T) {
 
 func TestReserveEndsWithItsContext(t *testing.T) {
 	lt := newLaneTest(1)
-	lt.meanWork = time.Second
+	lt.means[tandem.Async] = time.Second
 	if err := lt.reserve(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -216,21 +216,30 @@ func TestReserveEndsWithItsContext(t *testing.T) {
 
 func TestStartAhead(t *testing.T) {
 	for _, row := range []struct {
-		name  string
-		slots int
-		mean  time.Duration
-		want  int
+		name        string
+		slots       int
+		async, sync time.Duration // the means; of sync while callers wait, else zero
+		want        int
 	}{
-		{"nothing is known yet: as many as there are slots", 4, 0, 4},
-		{"long work is not started ahead", 4, longWork + 1, 0},
-		{"work that is not long needs one a slot", 4, longWork, 4},
-		{"work of a commit's time needs one a slot", 4, commitTime, 4},
-		{"work of half a commit's time needs two a slot", 4, commitTime / 2, 8},
-		{"short work needs many", 2, 100 * time.Microsecond, maxAhead},
-		{"many slots are bounded, too", 512, 0, maxAhead},
+		{"nothing is known yet: as many as there are slots", 4, 0, 0, 4},
+		{"long work is not started ahead", 4, longWork + 1, 0, 0},
+		{"long work has one started while callers wait, to have its turn", 4, longWork + 1, time.Second, 1},
+		{"work that is not long needs one a slot", 4, longWork, 0, 4},
+		{"work of a commit's time needs one a slot", 4, commitTime, 0, 4},
+		{"work of half a commit's time needs two a slot", 4, commitTime / 2, 0, 8},
+		{"work a fifth as long as the callers' needs five a slot", 2, 10 * time.Millisecond, 50 * time.Millisecond, 10},
+		{"work longer than the callers' needs one a slot", 2, 50 * time.Millisecond, 10 * time.Millisecond, 2},
+		{"work as short as the callers' must last for a commit", 4, commitTime / 2, commitTime / 2, 8},
+		{"short work needs many", 2, 100 * time.Microsecond, 0, maxAhead},
+		{"many slots are bounded, too", 512, 0, 0, maxAhead},
 	} {
-		if got := startAhead(row.slots, row.mean); got != row.want {
-			t.Errorf("%s: startAhead(%d, %v) = %d, want %d", row.name, row.slots, row.mean, got, row.want)
+		l := newLane(work.CPU, row.slots)
+		l.means[tandem.Async], l.means[tandem.Sync] = row.async, row.sync
+		if row.sync > 0 {
+			l.waiting[tandem.Sync].PushBack(&ticket{mode: tandem.Sync, ctx: t.Context()})
+		}
+		if got := l.startAhead(); got != row.want {
+			t.Errorf("%s: %d, want %d", row.name, got, row.want)
 		}
 	}
 }

@@ -326,7 +326,7 @@ func (e *Engine) Find(ctx context.Context, who tandem.Caller, id string, wait ti
 func (e *Engine) request(ctx context.Context, who tandem.Caller, id string) (tandem.Request, error) {
 	req, err := e.backend.Request(ctx, id)
 	if err == nil && !who.Owns(req.Owner) {
-		return tandem.Request{}, errNotFound
+		return tandem.Request{}, ErrNotFound
 	}
 	return req, err
 }

@@ -42,6 +42,9 @@ type Options struct {
 	CORSOrigins []string
 	// SeparateAdmin moves the metrics and the docs to Admin.
 	SeparateAdmin bool
+	// Queue is what shows operators the queue, at QueuePath of Admin; nil: there
+	// is none.
+	Queue http.Handler
 
 	// Notices are shown at /healthz: what an operator chose that makes the
 	// service less safe or less durable than it could be.
@@ -70,7 +73,7 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) { a.main.ServeHT
 
 // Admin answers operators, whom it does not ask for a key: it must be served
 // where nobody else can reach it. Besides what tells how the service is doing
-// it has the profiles of net/http/pprof.
+// it has the profiles of net/http/pprof, and the pages of the queue.
 func (a *API) Admin() http.Handler { return a.admin }
 
 // New returns the handler of the whole API, or what is wrong with the options.
@@ -85,8 +88,12 @@ func New(e *engine.Engine, opts Options) (*API, error) {
 	if a.origins, err = originGuard(opts.CORSOrigins); err != nil {
 		return nil, err
 	}
-	a.main = a.observed(a.forBrowsers(a.recovered(a.entering(plainPaths(mux)))))
-	a.admin = a.observed(a.forBrowsers(a.recovered(a.origins.Handler(plainPaths(admin)))))
+	operators, err := originGuard(nil) // no other page has business with the pages for operators
+	if err != nil {
+		return nil, err
+	}
+	a.main = a.observed(forBrowsers(a.recovered(a.entering(plainPaths(mux))), opts.CORSOrigins))
+	a.admin = a.observed(forBrowsers(a.recovered(operators.Handler(plainPaths(admin))), nil))
 	return a, nil
 }
 
@@ -151,6 +158,9 @@ func (a *API) operatorRoutes(admin, everybody *http.ServeMux) {
 	admin.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 	admin.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
 	admin.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	if a.opts.Queue != nil {
+		a.queue(admin)
+	}
 }
 
 // refuseTheRest answers what no route takes: 405 for a known path, OPTIONS

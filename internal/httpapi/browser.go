@@ -3,6 +3,7 @@ package httpapi
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -49,21 +50,26 @@ func crossOrigin() *Problem {
 	return newProblem(http.StatusForbidden, "cross_origin", "Origin", "a page of another origin may not do this; an operator can allow its origin with --cors-origin")
 }
 
+// everyAnswer is the header that each answer begins with.
+var everyAnswer = http.Header{
+	"X-Content-Type-Options":       {"nosniff"},
+	"X-Frame-Options":              {"DENY"},
+	"Referrer-Policy":              {"no-referrer"},
+	"Content-Security-Policy":      {apiPolicy}, // pages set their own
+	"Cross-Origin-Resource-Policy": {"same-origin"},
+	"Cache-Control":                {"no-store"}, // what can be kept says so
+}
+
 // forBrowsers tells browsers what not to do with our answers, and lets pages of
-// the origins that the operator named use the service.
-func (a *API) forBrowsers(next http.Handler) http.Handler {
+// the named origins use what next serves.
+func forBrowsers(next http.Handler, named []string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
-		h.Set("X-Content-Type-Options", "nosniff")
-		h.Set("X-Frame-Options", "DENY")
-		h.Set("Referrer-Policy", "no-referrer")
-		h.Set("Content-Security-Policy", apiPolicy) // pages set their own
-		h.Set("Cross-Origin-Resource-Policy", "same-origin")
-		h.Set("Cache-Control", "no-store") // what can be kept says so
+		maps.Copy(h, everyAnswer)
 		if r.TLS != nil {
 			h.Set("Strict-Transport-Security", "max-age=31536000")
 		}
-		if preflight := a.share(h, r); preflight {
+		if preflight := share(h, r, named); preflight {
 			w.WriteHeader(http.StatusNoContent)
 			return
 		}
@@ -74,13 +80,13 @@ func (a *API) forBrowsers(next http.Handler) http.Handler {
 // share lets a page of a named origin read the answer (the Fetch standard's CORS
 // protocol). It reports whether the request is a preflight, which is answered
 // then.
-func (a *API) share(h http.Header, r *http.Request) (preflight bool) {
-	if len(a.opts.CORSOrigins) == 0 {
+func share(h http.Header, r *http.Request, named []string) (preflight bool) {
+	if len(named) == 0 {
 		return false
 	}
 	h.Add("Vary", "Origin")
 	origin := r.Header.Get("Origin")
-	if !slices.Contains(a.opts.CORSOrigins, origin) {
+	if !slices.Contains(named, origin) {
 		return false
 	}
 	h.Set("Access-Control-Allow-Origin", origin)

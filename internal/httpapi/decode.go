@@ -45,8 +45,9 @@ func decodeSubmission(r *http.Request, mode tandem.Mode) (engine.Submission, err
 		return sub, err
 	}
 	sub.Owner = caller(r.Context()).Name
-	sub.Idempotency.Key, err = idempotencyKey(r.Header)
-	sub.Idempotency.Fingerprint = sha256.Sum256(append([]byte(r.URL.Path+"\n"), body...))
+	if sub.Idempotency.Key, err = idempotencyKey(r.Header); sub.Idempotency.Key != "" {
+		sub.Idempotency.Fingerprint = sha256.Sum256(append([]byte(r.URL.Path+"\n"), body...))
+	}
 	return sub, err
 }
 
@@ -74,17 +75,14 @@ func idempotencyKey(h http.Header) (string, error) {
 
 // readBody reads a JSON body of at most tandem.MaxBody bytes.
 func readBody(r *http.Request) ([]byte, error) {
-	kind, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
-	charset := strings.ToLower(params["charset"])
-	if err != nil || kind != "application/json" || charset != "" && charset != "utf-8" {
+	if !isJSON(r.Header.Get("Content-Type")) {
 		return nil, newProblem(http.StatusUnsupportedMediaType, "unsupported_media_type", "Content-Type", "send JSON, with the header Content-Type: application/json")
 	}
 	if r.Header.Get("Content-Encoding") != "" {
 		return nil, newProblem(http.StatusUnsupportedMediaType, "unsupported_media_type", "Content-Encoding", "send the body without a content encoding")
 	}
-	tooLarge := newProblem(http.StatusRequestEntityTooLarge, "body_too_large", "body", fmt.Sprintf("the body is over %d bytes", tandem.MaxBody))
 	if r.ContentLength > tandem.MaxBody {
-		return nil, tooLarge
+		return nil, tooLarge()
 	}
 	body := make([]byte, 0, max(512, r.ContentLength+1))
 	for { // io.ReadAll, into a slice of the right size
@@ -92,7 +90,7 @@ func readBody(r *http.Request) ([]byte, error) {
 		body = body[:len(body)+n]
 		switch {
 		case len(body) > tandem.MaxBody:
-			return nil, tooLarge
+			return nil, tooLarge()
 		case errors.Is(err, io.EOF):
 			return body, nil
 		case err != nil:
@@ -101,6 +99,20 @@ func readBody(r *http.Request) ([]byte, error) {
 			body = slices.Grow(body, len(body))
 		}
 	}
+}
+
+// isJSON reports whether a Content-Type is that of JSON in UTF-8.
+func isJSON(contentType string) bool {
+	if contentType == "application/json" {
+		return true
+	}
+	kind, params, err := mime.ParseMediaType(contentType)
+	charset := strings.ToLower(params["charset"])
+	return err == nil && kind == "application/json" && (charset == "" || charset == "utf-8")
+}
+
+func tooLarge() error {
+	return newProblem(http.StatusRequestEntityTooLarge, "body_too_large", "body", fmt.Sprintf("the body is over %d bytes", tandem.MaxBody))
 }
 
 func bodyProblem(err error) error {

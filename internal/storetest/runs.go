@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"tandem"
@@ -28,6 +29,9 @@ type steps struct {
 	delivered chan string
 
 	interrupted chan string // ids and reasons
+
+	attempting sync.Map     // ids of requests with an attempt under way
+	twice      atomic.Int32 // attempts that were under way beside another of the same request
 }
 
 func newSteps(b engine.Backend) *steps {
@@ -35,11 +39,14 @@ func newSteps(b engine.Backend) *steps {
 }
 
 func (st *steps) Reserve(context.Context, string) error { return nil }
+func (st *steps) Unreserve(string)                      {}
 
 func (st *steps) Process(ctx context.Context, req *tandem.Request) error {
-	req.StartedAt = now()
-	if err := st.b.Start(ctx, req); err != nil {
-		return err
+	if req.Status == tandem.Pending {
+		req.StartedAt = now()
+		if err := st.b.Start(ctx, req); err != nil {
+			return err
+		}
 	}
 	if st.process != nil {
 		if err := st.process(req); err != nil {
@@ -71,6 +78,8 @@ func (st *steps) Admit(host string) engine.Admission {
 	return engine.Admission{OK: true}
 }
 
+func (st *steps) Leave(string) {}
+
 func (st *steps) Deliver(ctx context.Context, host string, req *tandem.Request) error {
 	if req.Status == "" {
 		row, err := st.b.Request(ctx, req.ID)
@@ -82,13 +91,20 @@ func (st *steps) Deliver(ctx context.Context, host string, req *tandem.Request) 
 	if req.Callback.NextAt.IsZero() {
 		return &tandem.Error{Code: tandem.CodeConflict, Message: "nothing is owed"}
 	}
+	if _, other := st.attempting.LoadOrStore(req.ID, true); other {
+		st.twice.Add(1)
+	}
 	a := tandem.Attempt{Number: req.Callback.Attempts + 1, At: now(), Status: 204}
 	cb := &req.Callback
 	cb.Attempts, cb.State, cb.NextAt, req.Status = a.Number, tandem.CallbackDelivered, time.Time{}, tandem.CallbackSent
 	if st.deliver != nil {
 		st.deliver(req)
 	}
+	st.attempting.Delete(req.ID)
 	if err := st.b.RecordAttempt(ctx, req, a); err != nil {
+		if tandem.CodeOf(err) == tandem.CodeConflict {
+			st.twice.Add(1)
+		}
 		return err
 	}
 	st.delivered <- req.ID
@@ -330,6 +346,27 @@ var runs = []rule{
 		within(s, "the second attempt", st.delivered)
 		if at := within(s, "the time", due); now().Before(at) {
 			s.Errorf("tried again %v before it was due", at.Sub(now()))
+		}
+		s.countersMatchRows(b)
+	}},
+	{"of one request no two attempts are under way at once, however soon the next is due", func(s *suite) {
+		b := s.backend(Options{})
+		st := newSteps(b)
+		st.deliver = func(req *tandem.Request) {
+			if req.Callback.Attempts < 3 {
+				req.Status, req.Callback.State, req.Callback.NextAt = tandem.Completed, tandem.CallbackPending, now()
+			}
+		}
+		s.running(b, st)
+		const n = 30
+		for range n {
+			s.must(b.Accept(s.Context(), pending("http://example.com/hook")))
+		}
+		for range 3 * n {
+			within(s, "an attempt", st.delivered)
+		}
+		if twice := st.twice.Load(); twice != 0 {
+			s.Errorf("%d attempts were under way beside another of the same request", twice)
 		}
 		s.countersMatchRows(b)
 	}},
