@@ -227,12 +227,16 @@ func (x *exchange) Resolve(ctx huma.Context) []error {
 }
 
 // refuse turns an error into its answer, and logs what the client is not told.
-// What fails because the client left is no failure of ours.
+// What fails because the client left is no failure of ours, and neither is that
+// there is no room: under overload a line for each would be a load of its own.
 func (a *API) refuse(r *http.Request, err error) error {
 	p := problemOf(err)
 	if p.Status >= http.StatusInternalServerError && !errors.Is(err, p) {
 		if r.Context().Err() != nil {
 			return newProblem(statusClientGone, "client_gone", "", "the caller left before the answer")
+		}
+		if told := tandem.CodeOf(err); told == tandem.CodeBusy || told == tandem.CodeDraining {
+			return p
 		}
 		a.log.LogAttrs(r.Context(), slog.LevelWarn, "refused", slog.String("path", r.URL.Path), slog.Int("status", p.Status), slog.Any("error", err))
 	}
