@@ -165,7 +165,7 @@ func (w *deliverWorker) NextRetry(*river.Job[deliverArgs]) time.Time { return ti
 
 const (
 	// fetchCooldown is the least time between two looks for jobs of one queue.
-	fetchCooldown = 5 * time.Millisecond
+	fetchCooldown = 20 * time.Millisecond
 	// fetchPoll is the most, should no notification of new jobs come: so long a
 	// job may be late whose time has come.
 	fetchPoll = 200 * time.Millisecond
