@@ -76,9 +76,14 @@ func (r *runner) accepted(req tandem.Request, job int64, started bool) {
 	r.b.processJobs.put(req.ID, ownJob{job, true})
 	go func() {
 		defer r.running.end()
+		begun := req
 		err := r.steps.Process(r.stepCtx, &req)
-		if err != nil && tandem.CodeOf(err) != tandem.CodeConflict {
-			r.b.log.Error("a request could not be worked to its end; its job comes back", "request_id", req.ID, "error", err)
+		if err == nil || tandem.CodeOf(err) == tandem.CodeConflict {
+			return
+		}
+		r.b.log.Error("a request could not be worked to its end, and goes to the queue", "request_id", req.ID, "error", err)
+		if err := r.b.takeOver(r.stepCtx, &begun); err != nil && tandem.CodeOf(err) != tandem.CodeConflict {
+			r.b.log.Error("a request could not be given to the queue; its job comes when this process counts as dead", "request_id", req.ID, "error", err)
 		}
 	}()
 }
