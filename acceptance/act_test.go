@@ -97,6 +97,9 @@ func callbacksAreDeliveredAgain(t *testing.T, database string) {
 	}
 	second := rcv.next()
 	second.verify(t, secret)
+	if first.event.Status != "completed" || second.event.Status != first.event.Status || string(second.event.Result) != string(first.event.Result) {
+		t.Errorf("a redelivery says %+v, the first delivery %+v", second.event, first.event)
+	}
 	if second.id() != first.id() || second.event.Metadata.Attempt != 2 {
 		t.Errorf("the second delivery is %s, attempt %d", second.id(), second.event.Metadata.Attempt)
 	}
@@ -288,7 +291,7 @@ func aCallerChoosesHowItIsCalledBack(t *testing.T, database string) {
 }
 
 func TestSyncRespondsAsyncIfItIsPreferred(t *testing.T) {
-	onEach(t, syncRespondsAsyncIfItIsPreferred)
+	onEachAfterAKill(t, syncRespondsAsyncIfItIsPreferred)
 }
 
 func syncRespondsAsyncIfItIsPreferred(t *testing.T, file string) {
@@ -344,7 +347,7 @@ func syncRespondsAsyncIfItIsPreferred(t *testing.T, file string) {
 }
 
 func TestWhoWaitsIsPromisedNothingUntilThen(t *testing.T) {
-	onEach(t, whoWaitsIsPromisedNothingUntilThen)
+	onEachAfterAKill(t, whoWaitsIsPromisedNothingUntilThen)
 }
 
 func whoWaitsIsPromisedNothingUntilThen(t *testing.T, file string) {

@@ -10,7 +10,7 @@ import (
 )
 
 func TestARetrySurvivesARestartAndComesNoSoonerThanItIsDue(t *testing.T) {
-	onEach(t, aRetrySurvivesARestartAndComesNoSoonerThanItIsDue)
+	onEachAfterAKill(t, aRetrySurvivesARestartAndComesNoSoonerThanItIsDue)
 }
 
 func aRetrySurvivesARestartAndComesNoSoonerThanItIsDue(t *testing.T, file string) {

@@ -37,7 +37,7 @@ type posted struct {
 // kills one after the other, while callers and a receiver keep a ledger outside
 // of them.
 func TestProcessesAreKilledUnderLoad(t *testing.T) {
-	parallel(t)
+	patient(t)
 	database := postgrestest.Database(t)
 	rcv := receive(t, nil)
 	go func() {

@@ -17,7 +17,7 @@ import (
 )
 
 func TestAKillLosesNothingThatWasAccepted(t *testing.T) {
-	onEach(t, aKillLosesNothingThatWasAccepted)
+	onEachAfterAKill(t, aKillLosesNothingThatWasAccepted)
 }
 
 func aKillLosesNothingThatWasAccepted(t *testing.T, file string) {
@@ -236,7 +236,7 @@ func no202WhileTheDatabaseCannotBeWritten(t *testing.T, file string) {
 }
 
 func TestWorkThatAKillInterruptedIsDoneAgain(t *testing.T) {
-	onEach(t, workThatAKillInterruptedIsDoneAgain)
+	onEachAfterAKill(t, workThatAKillInterruptedIsDoneAgain)
 }
 
 func workThatAKillInterruptedIsDoneAgain(t *testing.T, file string) {
@@ -262,7 +262,7 @@ func workThatAKillInterruptedIsDoneAgain(t *testing.T, file string) {
 }
 
 func TestASyncRequestThatAKillInterruptedReadsFailed(t *testing.T) {
-	onEach(t, aSyncRequestThatAKillInterruptedReadsFailed)
+	onEachAfterAKill(t, aSyncRequestThatAKillInterruptedReadsFailed)
 }
 
 func aSyncRequestThatAKillInterruptedReadsFailed(t *testing.T, file string) {
@@ -296,7 +296,7 @@ func aSyncRequestThatAKillInterruptedReadsFailed(t *testing.T, file string) {
 }
 
 func TestWorkThatTakesTheServiceDownThreeTimesFails(t *testing.T) {
-	onEach(t, workThatTakesTheServiceDownThreeTimesFails)
+	onEachAfterAKill(t, workThatTakesTheServiceDownThreeTimesFails)
 }
 
 func workThatTakesTheServiceDownThreeTimesFails(t *testing.T, file string) {
@@ -329,7 +329,7 @@ func workThatTakesTheServiceDownThreeTimesFails(t *testing.T, file string) {
 }
 
 func TestAnAttemptThatAKillInterruptedIsMadeAgainUnderTheSameID(t *testing.T) {
-	onEach(t, anAttemptThatAKillInterruptedIsMadeAgainUnderTheSameID)
+	onEachAfterAKill(t, anAttemptThatAKillInterruptedIsMadeAgainUnderTheSameID)
 }
 
 func anAttemptThatAKillInterruptedIsMadeAgainUnderTheSameID(t *testing.T, file string) {
@@ -365,7 +365,7 @@ func anAttemptThatAKillInterruptedIsMadeAgainUnderTheSameID(t *testing.T, file s
 }
 
 func TestRecoveryAndNewRequestsGoSideBySide(t *testing.T) {
-	onEach(t, recoveryAndNewRequestsGoSideBySide)
+	onEachAfterAKill(t, recoveryAndNewRequestsGoSideBySide)
 }
 
 func recoveryAndNewRequestsGoSideBySide(t *testing.T, file string) {

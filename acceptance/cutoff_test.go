@@ -108,7 +108,7 @@ func (p *cutProxy) cutAt(texts ...string) {
 // callback, and is back while another process, which has that job by then, makes
 // the attempt.
 func TestAProcessCutOffDeliversNothingAfterItsLease(t *testing.T) {
-	parallel(t)
+	patient(t)
 	database := postgrestest.Database(t)
 	proxy := newCutProxy(t, database)
 	answer := newGate()

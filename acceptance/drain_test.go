@@ -138,7 +138,7 @@ func drainAnswersThoseWhoWait(t *testing.T, database string) {
 }
 
 func TestASecondSignalEndsAtOnce(t *testing.T) {
-	onEach(t, aSecondSignalEndsAtOnce)
+	onEachAfterAKill(t, aSecondSignalEndsAtOnce)
 }
 
 func aSecondSignalEndsAtOnce(t *testing.T, file string) {

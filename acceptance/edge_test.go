@@ -191,8 +191,8 @@ func TestHTTPSWithACertificateThatIsReplaced(t *testing.T) {
 		}
 		return strings.Contains(s.stderr.String(), "cannot be used")
 	})
-	if a, err := s.try("GET", "/healthz", nil); err == nil && a.status != http.StatusBadRequest {
-		t.Errorf("plain HTTP gets %d", a.status)
+	if p := s.get("/healthz").problem(t, http.StatusBadRequest); p.ErrorCode != "malformed_message" || !strings.Contains(p.Detail, "https://") {
+		t.Errorf("plain HTTP gets %+v", p)
 	}
 	for _, args := range [][]string{{"--tls-cert", cert}, {"--tls-key", key}, {"--tls-cert", cert, "--tls-key", key}, {"--tls-cert", "none.pem", "--tls-key", key}} {
 		_, stderr, code := run(t, nil, append([]string{"serve", "--addr", "127.0.0.1:0"}, args...)...)
@@ -245,8 +245,85 @@ func TestSlowAndOversizedHeadersAreCutOff(t *testing.T) {
 	if _, err := io.ReadAll(c); err != nil {
 		t.Errorf("a connection without whole headers was still open after %v: %v", time.Since(began), err)
 	}
-	// It may be cut off before it has read the answer.
-	if a, err := s.with("X-Large", strings.Repeat("a", 32<<10)).try("GET", "/healthz", nil); err == nil && a.status != http.StatusRequestHeaderFieldsTooLarge {
-		t.Errorf("oversized headers get %d", a.status)
+	for _, size := range []int{32 << 10, 4 << 20} {
+		a := raw(t, s.addr, "GET /healthz HTTP/1.1\r\nHost: a\r\nX-Large: "+strings.Repeat("a", size)+"\r\n\r\n")
+		if p := a.problem(t, http.StatusRequestHeaderFieldsTooLarge); p.ErrorCode != "headers_too_large" {
+			t.Errorf("%d bytes of headers: %+v", size, p)
+		}
+	}
+}
+
+// raw sends a message to its end, whatever is answered meanwhile, and reads the
+// answer only then, as many clients do.
+func raw(t *testing.T, addr, message string) (a answer) {
+	t.Helper()
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(c, message); err != nil {
+		t.Fatalf("sending %.40q: %v", message, err)
+	}
+	res, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err != nil {
+		t.Fatalf("the answer to %.40q: %v", message, err)
+	}
+	defer res.Body.Close()
+	a.status, a.header = res.StatusCode, res.Header
+	if a.body, err = io.ReadAll(res.Body); err != nil {
+		t.Fatalf("the answer to %.40q: %v", message, err)
+	}
+	return a
+}
+
+func TestWhoSendsTooMuchReadsThatItIsTooMuch(t *testing.T) {
+	t.Parallel()
+	s := serve(t)
+	body := strings.Repeat("a", 16<<20)
+	for name, message := range map[string]string{
+		"a body of 16 MiB":             fmt.Sprintf("Content-Length: %d\r\n\r\n%s", len(body), body),
+		"a body of 16 MiB, in a chunk": fmt.Sprintf("Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n", len(body), body),
+	} {
+		a := raw(t, s.addr, "POST /async HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"+message)
+		if p := a.problem(t, http.StatusRequestEntityTooLarge); p.ErrorCode != "body_too_large" {
+			t.Errorf("%s: %+v", name, p)
+		}
+	}
+}
+
+// What net/http refuses before it asks a handler is a problem as well.
+func TestWhatIsNotHTTPIsAProblem(t *testing.T) {
+	t.Parallel()
+	s := serve(t)
+	const host, json = "Host: a\r\n", "Content-Type: application/json\r\n"
+	for name, want := range map[string]struct {
+		message string
+		status  int
+		code    string
+	}{
+		"no HTTP at all":             {"GARBAGE\r\n\r\n", 400, "malformed_message"},
+		"a handshake of TLS":         {"\x16\x03\x01\x00\x05hello\r\n\r\n", 400, "malformed_message"},
+		"another version":            {"GET /healthz HTTP/9.9\r\n" + host + "\r\n", 505, "malformed_message"},
+		"no host":                    {"GET /healthz HTTP/1.1\r\n\r\n", 400, "malformed_message"},
+		"a bad host":                 {"GET /healthz HTTP/1.1\r\nHost: a b\r\n\r\n", 400, "malformed_message"},
+		"a bad name of a header":     {"GET /healthz HTTP/1.1\r\n" + host + "X Y: 1\r\n\r\n", 400, "malformed_message"},
+		"a bad value of a header":    {"GET /healthz HTTP/1.1\r\n" + host + "X: \x01\r\n\r\n", 400, "malformed_message"},
+		"a bad escape in the path":   {"GET /%zz HTTP/1.1\r\n" + host + "\r\n", 400, "malformed_message"},
+		"two lengths":                {"POST /sync HTTP/1.1\r\n" + host + json + "Content-Length: 1\r\nContent-Length: 2\r\n\r\n{}", 400, "malformed_message"},
+		"an unknown transfer coding": {"POST /sync HTTP/1.1\r\n" + host + json + "Transfer-Encoding: gzip\r\n\r\n", 501, "malformed_message"},
+		"an unknown expectation":     {"POST /sync HTTP/1.1\r\n" + host + json + "Expect: a miracle\r\nContent-Length: 2\r\n\r\n{}", 417, "malformed_message"},
+		"a tunnel":                   {"CONNECT a:80 HTTP/1.1\r\n" + host + "\r\n", 404, "not_found"},
+		"no path":                    {"GET * HTTP/1.1\r\n" + host + "\r\n", 404, "not_found"},
+		"a path that leads back":     {"GET /requests/../stats HTTP/1.1\r\n" + host + "\r\n", 404, "not_found"},
+		"a path that is not clean":   {"POST //sync HTTP/1.1\r\n" + host + json + "Content-Length: 2\r\n\r\n{}", 404, "not_found"},
+	} {
+		a := raw(t, s.addr, want.message)
+		if p := a.problem(t, want.status); p.ErrorCode != want.code || p.Type != "urn:tandem:problem:"+want.code || p.Detail == "" {
+			t.Errorf("%s: %+v", name, p)
+		}
 	}
 }

@@ -188,6 +188,50 @@ func aKeyHasARateOfItsOwn(t *testing.T, file string) {
 	}
 }
 
+func TestEveryAnswerOfALimitedRouteTellsTheLimit(t *testing.T) {
+	t.Parallel()
+	file := newFile(t)
+	key, _ := newKey(t, file, "ann")
+	s := serve(t, "--database", file, "--require-keys", "--rate-limit", "8/1h")
+	ann, wrong := s.as(key), s.as("tandem_aaaaaaaaaaaa_AAAAAAAAAAAAAAAAAAAAAAAAAA")
+	const good = `{"data":{"a":1},"workload":"wait"}`
+	left := map[string]int{"default": 8, "wrong-keys": 10}
+	for _, row := range []struct {
+		name, path, body string
+		who              *service
+		header           []string
+		status           int
+		limit            string
+		costs            int
+	}{
+		{"a result", "/sync", good, ann, nil, 200, "default", 1},
+		{"a promise", "/async", good, ann, nil, 202, "default", 1},
+		{"no JSON", "/async", "{", ann, nil, 400, "default", 1},
+		{"a bad field", "/sync", `{"data":{}}`, ann, nil, 422, "default", 1},
+		{"an encoded body", "/sync", good, ann, []string{"Content-Encoding", "gzip"}, 415, "default", 1},
+		{"too much", "/async", strings.Repeat(" ", 70_000), ann, nil, 413, "default", 1},
+		{"a page elsewhere", "/async", good, ann, []string{"Sec-Fetch-Site", "cross-site"}, 403, "default", 1},
+		{"a bad parameter", "/async?at=once", good, ann, nil, 422, "default", 1},
+		{"one too many", "/async", good, ann, nil, 429, "default", 0},
+		{"no key", "/async", good, s, nil, 401, "wrong-keys", 0},
+		{"no key, from a page elsewhere", "/sync", good, s, []string{"Sec-Fetch-Site", "cross-site"}, 401, "wrong-keys", 0},
+		{"a wrong key", "/sync", good, wrong, nil, 401, "wrong-keys", 1},
+		{"a wrong key again", "/sync", good, wrong, nil, 401, "wrong-keys", 1},
+		{"no key, after wrong ones", "/async", good, s, nil, 401, "wrong-keys", 0},
+	} {
+		a := row.who.send("POST", row.path, row.body, row.header...)
+		left[row.limit] -= row.costs
+		policy, form := `"default";q=8;w=3600`, `^"default";r=%d;t=\d+$`
+		if row.limit == "wrong-keys" {
+			policy, form = `"wrong-keys";q=10;w=60`, `^"wrong-keys";r=%d;t=\d+$`
+		}
+		got := a.header.Get("RateLimit")
+		if a.status != row.status || a.header.Get("RateLimit-Policy") != policy || !regexp.MustCompile(fmt.Sprintf(form, left[row.limit])).MatchString(got) {
+			t.Errorf("%s: %d, %s of %s, want %d and %d left of %s", row.name, a.status, got, a.header.Get("RateLimit-Policy"), row.status, left[row.limit], policy)
+		}
+	}
+}
+
 func TestSecretsAreRotatedWithAnOverlap(t *testing.T) {
 	onEach(t, secretsAreRotatedWithAnOverlap)
 }

@@ -141,7 +141,7 @@ func (l *killLedger) post(s *service, random *rand.Rand, subs []submission, resu
 }
 
 func TestKillsAtRandomMomentsLoseNothing(t *testing.T) {
-	onEach(t, killsAtRandomMomentsLoseNothing)
+	onEachAfterAKill(t, killsAtRandomMomentsLoseNothing)
 }
 
 func killsAtRandomMomentsLoseNothing(t *testing.T, file string) {
@@ -270,7 +270,7 @@ func (l *killLedger) compare(t *testing.T, s *service, subs []submission, result
 // An input that takes the process down is found out after three starts, and
 // costs the others nothing.
 func TestAnInputThatKillsTheProcessFailsAndTheOthersDoNot(t *testing.T) {
-	onEach(t, anInputThatKillsTheProcessFailsAndTheOthersDoNot)
+	onEachAfterAKill(t, anInputThatKillsTheProcessFailsAndTheOthersDoNot)
 }
 
 func anInputThatKillsTheProcessFailsAndTheOthersDoNot(t *testing.T, database string) {

@@ -16,16 +16,11 @@ import (
 // for what must come: a dead process is taken for dead only after a while.
 const longest = 2 * time.Minute
 
-// inTime asks until the answer is yes, for as long as longest. A test that waits
-// for more than a moment gives its place to another.
+// inTime asks until the answer is yes, for as long as longest.
 func inTime(t *testing.T, what string, yes func() bool) {
 	t.Helper()
-	for began := time.Now(); !yes(); time.Sleep(20 * time.Millisecond) {
-		waited := time.Since(began)
-		if waited > 2*time.Second {
-			stepAside(t)
-		}
-		if waited > longest {
+	for deadline := time.Now().Add(longest); !yes(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
 			t.Fatalf("in vain waited until %s", what)
 		}
 	}
@@ -95,10 +90,19 @@ func TestWorkIsCancelledThroughAnotherProcess(t *testing.T) {
 	if rec.Status != "failed" || show(rec.ErrorCode) != "cancelled" {
 		t.Errorf("the cancelled request reads %v", rec)
 	}
+
+	other := serve(t, "--database", database, "--roles", "api")
+	held := api.later("POST", "/sync", u.work("sync", "")) // worked where it was asked for
+	u.await()
+	syncID := other.onlyOne("&mode=sync").RequestID
+	other.cancel(syncID).decode(t, http.StatusOK, &rec)
+	if p := (<-held).problem(t, http.StatusConflict); p.ErrorCode != "cancelled" || p.RequestID != syncID || show(rec.ErrorCode) != "cancelled" {
+		t.Errorf("the sync caller is told %+v, the record is %v", p, rec)
+	}
 }
 
 func TestAnotherProcessFinishesWhatAKilledOneLeft(t *testing.T) {
-	parallel(t)
+	patient(t)
 	database := postgrestest.Database(t)
 	u := newUpstream(t)
 	rcv := receive(t, nil)

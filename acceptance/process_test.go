@@ -42,7 +42,7 @@ func buildAndRun(m *testing.M) int {
 	flag.Parse()
 	atOnce := flag.Lookup("test.parallel").Value
 	places = make(chan struct{}, atOnce.(flag.Getter).Get().(int))
-	if err := atOnce.Set("1000"); err != nil { // parallel counts
+	if err := atOnce.Set("1000"); err != nil { // places count
 		fmt.Fprintln(os.Stderr, "let tests wait beside others:", err)
 		return 1
 	}
@@ -59,31 +59,32 @@ func buildAndRun(m *testing.M) int {
 	return m.Run()
 }
 
-// places is room for as many tests as go test -parallel lets run at once.
-var places chan struct{}
+// places is room for as many tests as go test -parallel lets run at once, and
+// waiting for those beside them that do nothing but wait most of the time. (What
+// go test tells of a test's time has the wait for a place in it.)
+var (
+	places  chan struct{}
+	waiting = make(chan struct{}, 8)
+)
 
-// leaving is what gives up the place of a test, by its *testing.T.
-var leaving sync.Map
-
-// parallel lets a test run beside others: t.Parallel, but of a test that may
-// step aside.
+// parallel is t.Parallel for a test that has something to do.
 func parallel(t *testing.T) {
+	t.Helper()
+	inPlace(t, places)
+}
+
+// patient is t.Parallel for a test that waits until a dead process is taken for
+// dead.
+func patient(t *testing.T) {
+	t.Helper()
+	inPlace(t, waiting)
+}
+
+func inPlace(t *testing.T, places chan struct{}) {
 	t.Helper()
 	t.Parallel()
 	places <- struct{}{}
-	leave := sync.OnceFunc(func() { <-places })
-	leaving.Store(t, leave)
-	t.Cleanup(func() {
-		leaving.Delete(t)
-		leave()
-	})
-}
-
-// stepAside gives the place of a test that waits long to another, for good.
-func stepAside(t *testing.T) {
-	if leave, ok := leaving.Load(t); ok {
-		leave.(func())()
-	}
+	t.Cleanup(func() { <-places })
 }
 
 // lookAtSources asks for the state of every file that the program is made of:

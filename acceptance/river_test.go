@@ -27,7 +27,7 @@ func (s *service) operators(t *testing.T) *service {
 }
 
 func TestOperatorsSeeTheQueueOfAPostgres(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	const app = "https://app.example"
 	rcv := receive(t, nil)
 	s := serve(t, "--database", postgrestest.Database(t), "--admin-addr", "127.0.0.1:0", "--cors-origin", app)
@@ -119,7 +119,7 @@ func TestOperatorsSeeTheQueueOfAPostgres(t *testing.T) {
 }
 
 func TestWithoutAPostgresThereIsNoQueueToSee(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	s := serve(t, "--database", newFile(t), "--admin-addr", "127.0.0.1:0")
 	for _, path := range []string{"/river", "/river/", "/river/api/states"} {
 		s.operators(t).get(path).problem(t, http.StatusNotFound)
@@ -129,7 +129,7 @@ func TestWithoutAPostgresThereIsNoQueueToSee(t *testing.T) {
 }
 
 func TestARequestOutlivesItsJob(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	database := postgrestest.Database(t)
 	rcv := receive(t, nil)
 	api := serve(t, "--database", database, "--roles", "api")

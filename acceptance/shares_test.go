@@ -43,7 +43,7 @@ func eachPatternKeepsItsShareOfTheCPU(t *testing.T, load bothPatterns, database 
 	}
 	posting.Wait()
 	var calling sync.WaitGroup
-	for range 8 {
+	for range 32 { // while long work holds the slots, as many short calls must come as fill them afterwards
 		calling.Go(func() {
 			for !enough.isOpen() {
 				a, err := s.try("POST", "/sync", submission{Workload: "compute", Complexity: load.sync, Data: data})

@@ -13,13 +13,29 @@ import (
 func onEach(t *testing.T, test func(t *testing.T, database string)) {
 	t.Helper()
 	t.Parallel()
-	t.Run("file", func(t *testing.T) {
-		parallel(t)
-		test(t, newFile(t))
-	})
+	onFile(t, test)
 	t.Run("postgres", func(t *testing.T) {
 		parallel(t)
 		test(t, migrated.Database(t))
+	})
+}
+
+// onEachAfterAKill is onEach for a test in which a process dies that has begun
+// something. On Postgres it takes a while until another does it.
+func onEachAfterAKill(t *testing.T, test func(t *testing.T, database string)) {
+	t.Helper()
+	t.Parallel()
+	onFile(t, test)
+	t.Run("postgres", func(t *testing.T) {
+		patient(t)
+		test(t, migrated.Database(t))
+	})
+}
+
+func onFile(t *testing.T, test func(t *testing.T, database string)) {
+	t.Run("file", func(t *testing.T) {
+		parallel(t)
+		test(t, newFile(t))
 	})
 }
 

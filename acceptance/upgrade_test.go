@@ -31,6 +31,7 @@ ALTER TABLE attempts ADD COLUMN next_note TEXT;
 `,
 	"90003_index.sql": `-- +goose NO TRANSACTION
 -- +goose Up
+DROP INDEX CONCURRENTLY IF EXISTS requests_by_next_note;
 CREATE INDEX CONCURRENTLY requests_by_next_note ON requests (next_note) WHERE next_note <> '';
 `,
 	"90004_things.sql": `-- +goose Up

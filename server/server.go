@@ -13,7 +13,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
-	"golang.org/x/net/netutil"
 
 	"tandem/internal/access"
 	"tandem/internal/callback"
@@ -223,10 +222,10 @@ func (s *Server) Start(ctx context.Context) error {
 			return errors.Join(fmt.Errorf("listen on %s: %w; choose another address with AdminAddr (--admin-addr)", s.opts.AdminAddr, err), listener.Close())
 		}
 		s.onClose(s.admin.Close)
-		go s.admin.Serve(s.adminAt) // returns when it is closed
+		go s.admin.Serve(limitListener(s.adminAt, s.opts.MaxConnections)) // returns when it is closed
 		s.log.Info("listening for operators", "addr", s.AdminAddr())
 	}
-	s.listener = netutil.LimitListener(listener, s.opts.MaxConnections)
+	s.listener = limitListener(listener, s.opts.MaxConnections)
 	s.served, s.worked = make(chan error, 1), make(chan error, 1)
 	runCtx, stopWork := context.WithCancel(context.WithoutCancel(ctx))
 	s.stopWork = stopWork

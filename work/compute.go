@@ -1,17 +1,11 @@
 package work
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
 	"encoding/json"
-	"fmt"
-	"io"
-	"maps"
-	"math"
-	"slices"
-	"strconv"
 )
 
 // DefaultRounds is the cost of one unit of complexity: about 5 ms on a core of
@@ -55,15 +49,11 @@ func Compute(rounds int) Kind {
 }
 
 func compute(ctx context.Context, in Input, rounds int) (json.RawMessage, error) {
-	tree, err := parse(in.Data)
+	canonical, values, err := read(in.Data)
 	if err != nil {
 		return nil, err
 	}
-	sha, err := digest(tree)
-	if err != nil {
-		return nil, err
-	}
-	values := numbers(tree, nil)
+	sha := sha256.Sum256(canonical)
 	if len(values) == 0 {
 		for i := range 3 {
 			values = append(values, float64(binary.BigEndian.Uint32(sha[8+4*i:])%1000+1))
@@ -84,7 +74,7 @@ func compute(ctx context.Context, in Input, rounds int) (json.RawMessage, error)
 		Sum:        sum,
 		Product:    product,
 		Operations: in.Complexity * len(values),
-		Checksum:   fmt.Sprintf("%016x", state),
+		Checksum:   hex.EncodeToString(binary.BigEndian.AppendUint64(nil, state)),
 	})
 }
 
@@ -109,49 +99,3 @@ func mix(ctx context.Context, x uint64, rounds int) (uint64, error) {
 	}
 	return x, nil
 }
-
-// parse reads data without touching the digits of its numbers.
-func parse(data json.RawMessage) (any, error) {
-	d := json.NewDecoder(bytes.NewReader(data))
-	d.UseNumber()
-	var tree any
-	if err := d.Decode(&tree); err != nil {
-		return nil, fmt.Errorf("parse data: %w", err)
-	}
-	if _, err := d.Token(); err != io.EOF {
-		return nil, fmt.Errorf("parse data: more than one value")
-	}
-	return tree, nil
-}
-
-// digest is the SHA-256 of the canonical form: no spaces, keys sorted, numbers
-// as they were written, and nothing escaped for the sake of HTML.
-func digest(tree any) ([sha256.Size]byte, error) {
-	var canonical bytes.Buffer
-	encoder := json.NewEncoder(&canonical)
-	encoder.SetEscapeHTML(false)
-	if err := encoder.Encode(tree); err != nil {
-		return [sha256.Size]byte{}, fmt.Errorf("write canonical data: %w", err)
-	}
-	return sha256.Sum256(bytes.TrimSuffix(canonical.Bytes(), []byte("\n"))), nil
-}
-
-// numbers appends all numbers of the tree to values.
-func numbers(tree any, values []float64) []float64 {
-	switch t := tree.(type) {
-	case json.Number:
-		v, _ := strconv.ParseFloat(t.String(), 64) // its one error, out of range, comes with an infinity
-		values = append(values, finite(v))
-	case []any:
-		for _, element := range t {
-			values = numbers(element, values)
-		}
-	case map[string]any:
-		for _, key := range slices.Sorted(maps.Keys(t)) {
-			values = numbers(t[key], values)
-		}
-	}
-	return values
-}
-
-func finite(v float64) float64 { return max(-math.MaxFloat64, min(math.MaxFloat64, v)) }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -54,14 +55,15 @@ func (f *labFlags) options() (loadtest.Options, error) {
 		Considerate:     f.ProductionMode,
 		Progress:        progressTo(os.Stderr),
 	}
-	if f.CallbackURL != "" { // the service is elsewhere, so it comes from elsewhere
-		opts.CallbackAddress = net.JoinHostPort("", strconv.Itoa(f.CallbackPort))
-	}
 	var faults []error
 	fault := func(flag string, err error) {
 		if err != nil {
 			faults = append(faults, fmt.Errorf("%s: %w", flag, err))
 		}
+	}
+	if f.CallbackURL != "" { // the service is elsewhere, so it comes from elsewhere
+		opts.CallbackAddress = net.JoinHostPort("", strconv.Itoa(f.CallbackPort))
+		fault("--callback-url", checkCallbackURL(f.CallbackURL))
 	}
 	if f.CallbackPort < 0 || f.CallbackPort > 65535 {
 		fault("--callback-port", fmt.Errorf("must be from 0 to 65535, is %d", f.CallbackPort))
@@ -79,6 +81,15 @@ func (f *labFlags) options() (loadtest.Options, error) {
 	}
 	fault("--callback-secret", f.readSecret(&opts))
 	return opts, errors.Join(faults...)
+}
+
+// checkCallbackURL refuses what no path of a callback can be put behind.
+func checkCallbackURL(base string) error {
+	u, err := url.Parse(base)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
+		return errors.New("must be like http://lab.example:8080: the address of --callback-port as the service reaches it")
+	}
+	return nil
 }
 
 func readTarget(path string) (*target.Target, error) {

@@ -18,10 +18,10 @@ type loadCmd struct {
 	Concurrency *int    `short:"c" placeholder:"N" help:"Callers that each hold one request until it is completed (closed model). Default: 10; in production mode 5. With --rate: the most requests that may be unanswered; without it as many as fall due."`
 	SyncRatio   float64 `default:"0.5" help:"The part of the requests that is sync, 0 to 1."`
 
-	Rate     *float64      `placeholder:"N" help:"Requests per second, due whatever the service does (open model)."`
-	Ramp     string        `placeholder:"A..B" help:"Instead of --rate: from A to B requests per second."`
-	Duration time.Duration `default:"30s" help:"How long an open model sends."`
-	Arrivals string        `default:"poisson" enum:"poisson,constant" help:"How the times of an open model are spread: poisson, as independent callers, or constant."`
+	Rate     *float64       `placeholder:"N" help:"Requests per second, due whatever the service does (open model)."`
+	Ramp     string         `placeholder:"A..B" help:"Instead of --rate: from A to B requests per second."`
+	Duration *time.Duration `placeholder:"30s" help:"How long an open model sends. Default: 30s."`
+	Arrivals string         `placeholder:"poisson" help:"How the times of an open model are spread: poisson, as independent callers, which is the default, or constant."`
 
 	SLO []string `name:"slo" sep:"none" placeholder:"OBJECTIVE" help:"Such as 'async.accept.p99<20ms', 'sync.latency.p95<100ms', 'completion.p99<1s', 'error_rate<1%' or 'callback_rate>99.9%'. Repeatable. One that is missed ends the program with 2."`
 }
@@ -61,14 +61,26 @@ func (c *loadCmd) read(ctx context.Context) (loadtest.Spec, loadtest.Options, er
 			rampFault = errors.New("--ramp: instead of --rate, not with it")
 		}
 	}
-	if spec.Open() || c.Rate != nil {
-		spec.Duration, spec.Arrivals = c.Duration, loadtest.Arrivals(c.Arrivals)
+	switch {
+	case spec.Open() || c.Rate != nil:
+		spec.Duration, spec.Arrivals = 30*time.Second, loadtest.Poisson
+		if c.Duration != nil {
+			spec.Duration = *c.Duration
+		}
+		if c.Arrivals != "" {
+			spec.Arrivals = loadtest.Arrivals(c.Arrivals)
+		}
 		if c.Requests != nil {
 			openFault = errors.New("--requests: an open model sends by the clock; leave it out, or --rate")
 		}
 		if c.Rate != nil && !(*c.Rate > 0) {
 			openFault = fmt.Errorf("--rate must be above 0, is %v", *c.Rate)
 		}
+	case c.Ramp != "": // it is not understood
+	case c.Duration != nil:
+		openFault = errors.New("--duration: is of the open model; give it a --rate or a --ramp, or leave it out: a closed model ends with its --requests")
+	case c.Arrivals != "":
+		openFault = errors.New("--arrivals: is of the open model; give it a --rate or a --ramp, or leave it out")
 	}
 	for _, count := range []struct {
 		flag  string

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"tandem"
@@ -36,9 +37,12 @@ func Classify(status int) tandem.ErrorClass {
 }
 
 // deadline is the cause of a time limit of ours; it names itself.
-type deadline struct{ what string }
+type deadline struct {
+	what  string
+	after time.Duration
+}
 
-func (d deadline) Error() string { return d.what }
+func (d deadline) Error() string { return d.what + " within " + d.after.String() }
 func (d deadline) Timeout() bool { return true }
 
 // A dial and a handshake mark their errors, because the same io.EOF means

@@ -151,7 +151,7 @@ func (s *Sender) Send(ctx context.Context, m Message) Answer {
 
 func (s *Sender) send(ctx context.Context, m Message) Answer {
 	timeout := orDefault(m.Timeout, s.timeout)
-	attempt, cancel := context.WithTimeoutCause(ctx, timeout, deadline{"no answer within " + timeout.String()})
+	attempt, cancel := context.WithTimeoutCause(ctx, timeout, deadline{"no answer", timeout})
 	defer cancel()
 
 	r, err := s.request(attempt, m)
@@ -278,7 +278,7 @@ func (d dialer) secure(ctx context.Context, network, addr string) (net.Conn, err
 		plain.Close()
 		return nil, dialError{err}
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, d.timeout, deadline{"not finished within " + d.timeout.String()})
+	ctx, cancel := context.WithTimeoutCause(ctx, d.timeout, deadline{"not finished", d.timeout})
 	defer cancel()
 	conn := tls.Client(plain, config)
 	if err := conn.HandshakeContext(ctx); err != nil {

@@ -1,6 +1,8 @@
 package distributed_test
 
 import (
+	"context"
+	"log/slog"
 	"os"
 	"sync"
 	"testing"
@@ -12,6 +14,11 @@ import (
 )
 
 func TestMain(m *testing.M) { os.Exit(postgrestest.Main(m.Run)) }
+
+// migrated is a database with nothing but the schema in it.
+var migrated = postgrestest.Template{Prepare: func(url string) error {
+	return distributed.Migrate(context.Background(), url, slog.New(slog.DiscardHandler))
+}}
 
 // databases gives each place of a test a database of its own.
 type databases struct {
@@ -26,7 +33,7 @@ func (d *databases) of(t *testing.T, place string) string {
 		d.byPlace = make(map[string]string)
 	}
 	if d.byPlace[place] == "" {
-		d.byPlace[place] = postgrestest.Database(t)
+		d.byPlace[place] = migrated.Database(t)
 	}
 	return d.byPlace[place]
 }

@@ -65,13 +65,11 @@ func TestARateHoldsForAllProcessesTogether(t *testing.T) {
 	// What was not used is given back, and then exactly the rest is let in.
 	for i := range callers {
 		key := fmt.Sprint("caller ", i)
-		for deadline := time.Now().Add(10 * time.Second); allowed[i].Load() < most && time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
-			if takers[0].Take(key, time.Now()).OK {
-				allowed[i].Add(1)
-			}
-		}
-		if n := allowed[i].Load(); n != most {
-			t.Errorf("caller %d was let in %d times in all, want %d", i, n, most)
+		eventually(t, fmt.Sprint(key, " is let in as often as the rate says"), func() bool {
+			return allowed[i].Load() >= most || takers[0].Take(key, time.Now()).OK && allowed[i].Add(1) == most
+		})
+		if d := takers[0].Take(key, time.Now()); d.OK {
+			t.Errorf("caller %d was let in once more than %d times", i, most)
 		}
 	}
 }
@@ -89,12 +87,7 @@ func TestARateLetsInAgainWhenItsWindowHasPassed(t *testing.T) {
 		t.Fatalf("the third is let in: %+v", d)
 	}
 	refused := time.Now()
-	for !taker.Take("ann", time.Now()).OK {
-		if time.Since(refused) > 10*time.Second {
-			t.Fatal("nothing is let in after the window")
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
+	eventually(t, "ann is let in again", func() bool { return taker.Take("ann", time.Now()).OK })
 	if waited := time.Since(refused); waited+100*time.Millisecond < d.Retry {
 		t.Errorf("it was let in after %v, and told to come back after %v", waited, d.Retry)
 	}

@@ -66,7 +66,8 @@ func migrate(ctx context.Context, pool *pgxpool.Pool, log *slog.Logger) error {
 //     for a table waits, too; so a migration does not wait for long, and is tried
 //     again.
 //   - An index on a table that has rows is made CONCURRENTLY, in a file of its own
-//     that says NO TRANSACTION.
+//     that says NO TRANSACTION, and dropped before: a process that ended meanwhile
+//     has left one that is of no use.
 func migrateTo(ctx context.Context, pool *pgxpool.Pool, log *slog.Logger, files fs.FS) (err error) {
 	lock, err := lockSchema(ctx, pool)
 	if err != nil {

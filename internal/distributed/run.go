@@ -34,6 +34,9 @@ const (
 func (b *Backend) Run(ctx context.Context, steps engine.Steps) error {
 	b.signals.steps.Store(&steps)
 	defer b.signals.steps.Store(nil)
+	if err := b.breakers.look(ctx); err != nil && ctx.Err() == nil {
+		b.log.Warn("which hosts are left alone is not known yet; it will be read again", "error", err)
+	}
 	if b.opts.NoSteps {
 		<-ctx.Done()
 		return nil

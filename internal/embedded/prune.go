@@ -145,6 +145,9 @@ func (b *Backend) deleteSettled(ctx context.Context, seqs []int64) (n int, err e
 func (t *transaction) prune(seq int64) (deleted bool, err error) {
 	var req tandem.Request
 	var started, worked sql.NullInt64
+	if err := t.flush(); err != nil {
+		return false, err
+	}
 	err = t.deleteRequest.QueryRow(seq).Scan(&req.ID, &req.Owner, &req.Mode, &req.Status, &req.Callback.State, &started, &worked)
 	if errors.Is(err, sql.ErrNoRows) {
 		return false, nil

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 
 	"tandem"
 	"tandem/internal/engine"
@@ -14,14 +15,73 @@ import (
 
 // transaction is one batch under way: the prepared statements, and the changes
 // to the counters, which are written once at its end.
+//
+// It may assume that all rows stand as the guards of bulk statements ask, which
+// they do but for a race with a cancellation. Then rows are gathered and written
+// at its end, or before a statement that could see the difference.
 type transaction struct {
 	*statements
 	store.Tally
-	room int // for requests that wait to be started, when it began
+	room   int // for requests that wait to be started, when it began
+	assume bool
 }
 
-func newTransaction(s *statements, room int) *transaction {
-	return &transaction{statements: s, Tally: store.NewTally(), room: room}
+func newTransaction(s *statements, room int, assume bool) *transaction {
+	for _, stmt := range s.bulks {
+		stmt.forget() // what a transaction that failed has left
+	}
+	return &transaction{statements: s, Tally: store.NewTally(), room: room, assume: assume}
+}
+
+// errAssumed says that not all rows stood as was assumed. The transaction must
+// not be committed.
+var errAssumed = errors.New("a row has moved on")
+
+// write runs a bulk statement for one row. It returns ErrMovedOn if that does
+// not stand as the guard asks. seq, if it is not nil, is where the seq of a new
+// row is wanted, once the transaction is committed.
+func (t *transaction) write(stmt *bulk, seq *int64, args ...any) error {
+	stmt.gather(seq, args)
+	if t.assume {
+		return nil
+	}
+	return stmt.flush()
+}
+
+// flush writes what was gathered, or returns errAssumed.
+func (t *transaction) flush() error {
+	for _, stmt := range t.bulks {
+		if err := stmt.flush(); errors.Is(err, engine.ErrMovedOn) {
+			return errAssumed
+		} else if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// changed runs a guarded statement. It returns ErrMovedOn if no row stood as
+// the guard asks.
+func (t *transaction) changed(stmt *sql.Stmt, args ...any) error {
+	if err := t.flush(); err != nil {
+		return err
+	}
+	result, err := stmt.Exec(args...)
+	if err != nil {
+		return err
+	}
+	if n, err := result.RowsAffected(); err != nil || n == 1 {
+		return err
+	}
+	return engine.ErrMovedOn
+}
+
+// read reads one value of a request.
+func (t *transaction) read(stmt *sql.Stmt, id string, into any) error {
+	if err := t.flush(); err != nil {
+		return err
+	}
+	return stmt.QueryRow(id).Scan(into)
 }
 
 // readState reads where the callback of a request stands that somebody waited
@@ -30,7 +90,7 @@ func (t *transaction) readState(req *tandem.Request) error {
 	if !req.Waited {
 		return nil
 	}
-	return t.stateOf.QueryRow(req.ID).Scan(&req.Callback.State)
+	return t.read(t.stateOf, req.ID, &req.Callback.State)
 }
 
 func (t *transaction) writeCounters() error {
@@ -56,32 +116,20 @@ func (t *transaction) writeCounters() error {
 	return nil
 }
 
-// changed runs a guarded statement. It returns ErrMovedOn if no row stood as
-// the guard asks.
-func changed(stmt *sql.Stmt, args ...any) error {
-	result, err := stmt.Exec(args...)
-	if err != nil {
-		return err
-	}
-	if n, err := result.RowsAffected(); err != nil || n == 1 {
-		return err
-	}
-	return engine.ErrMovedOn
-}
-
 // holdsQuery finds the request that an Idempotency-Key stands for.
 const holdsQuery = `SELECT request_id, fingerprint FROM idempotency_keys WHERE owner = ? AND key = ? AND created_at >= ?`
 
 // statements are what the writer runs, prepared once.
 type statements struct {
+	insert, start, finish, settle, insertAttempt bulk
+
+	bulks []*bulk // these, in an order in which a request goes through them
+
 	begin, commit          *sql.Stmt
-	insert                 *sql.Stmt
-	start, requeue, finish *sql.Stmt
-	fail, release          *sql.Stmt
-	redeliver              *sql.Stmt
+	requeue, fail          *sql.Stmt
+	release, redeliver     *sql.Stmt
 	statusOf, stateOf      *sql.Stmt
 	holds, claim, forget   *sql.Stmt
-	settle, insertAttempt  *sql.Stmt
 	addRequests, addErrors *sql.Stmt
 	touch, addSetting      *sql.Stmt
 
@@ -92,11 +140,9 @@ type statements struct {
 
 func (s *statements) prepare(conn *sql.Conn) error {
 	for _, p := range []struct {
-		stmt **sql.Stmt
+		stmt *bulk
 		text string
 	}{
-		{&s.begin, `BEGIN IMMEDIATE`},
-		{&s.commit, `COMMIT`},
 		{&s.insert, `
 			INSERT INTO requests (id, owner, mode, status, lane, workload, complexity, data,
 				callback_url, callback_host, callback_state, max_attempts,
@@ -108,12 +154,35 @@ func (s *statements) prepare(conn *sql.Conn) error {
 		{&s.start, `
 			UPDATE requests SET status = 'processing', starts = starts + 1, epoch = epoch + 1, started_at = ?
 			WHERE id = ? AND status = 'pending' AND epoch = ?`},
-		{&s.requeue, `
-			UPDATE requests SET status = 'pending', starts = starts - ?, started_at = NULL
-			WHERE id = ? AND status = 'processing' AND epoch = ?`},
 		{&s.finish, `
 			UPDATE requests SET status = ?, started_at = ?, worked_at = ?, result = ?,
 				failure_code = ?, failure_message = ?, failure_upstream = ?, next_attempt_at = ?
+			WHERE id = ? AND status = 'processing' AND epoch = ?`},
+		{&s.settle, `
+			UPDATE requests SET status = ?, callback_state = ?, attempts = ?, next_attempt_at = ?,
+				last_status = ?, last_error = ?
+			WHERE id = ? AND status = ? AND callback_state = 'pending' AND attempts = ?`},
+		{&s.insertAttempt, `
+			INSERT INTO attempts (request_id, number, at, duration_us, status, class, error, answer)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?)`},
+	} {
+		p.stmt.width = strings.Count(p.text, "?")
+		if err := s.prepareOne(conn, &p.stmt.one, p.text); err != nil {
+			return err
+		}
+		if err := s.prepareOne(conn, &p.stmt.many, inBulk(p.text, bulkRows)); err != nil {
+			return err
+		}
+		s.bulks = append(s.bulks, p.stmt)
+	}
+	for _, p := range []struct {
+		stmt **sql.Stmt
+		text string
+	}{
+		{&s.begin, `BEGIN IMMEDIATE`},
+		{&s.commit, `COMMIT`},
+		{&s.requeue, `
+			UPDATE requests SET status = 'pending', starts = starts - ?, started_at = NULL
 			WHERE id = ? AND status = 'processing' AND epoch = ?`},
 		{&s.fail, `
 			UPDATE requests SET status = 'failed', worked_at = ?, failure_code = ?, failure_message = ?, failure_upstream = 0, next_attempt_at = ?
@@ -133,13 +202,6 @@ func (s *statements) prepare(conn *sql.Conn) error {
 		{&s.forget, `
 			DELETE FROM idempotency_keys WHERE (owner, key) IN (
 				SELECT owner, key FROM idempotency_keys WHERE created_at < ? LIMIT 1000)`},
-		{&s.settle, `
-			UPDATE requests SET status = ?, callback_state = ?, attempts = ?, next_attempt_at = ?,
-				last_status = ?, last_error = ?
-			WHERE id = ? AND status = ? AND callback_state = 'pending' AND attempts = ?`},
-		{&s.insertAttempt, `
-			INSERT INTO attempts (request_id, number, at, duration_us, status, class, error, answer)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?)`},
 		{&s.addRequests, `
 			INSERT INTO request_counters (owner, mode, status, callback_state, requests, processing_us)
 			VALUES (?, ?, ?, ?, ?, ?)
@@ -163,13 +225,18 @@ func (s *statements) prepare(conn *sql.Conn) error {
 			ON CONFLICT DO UPDATE SET requests = requests + excluded.requests`},
 		{&s.vacuum, `PRAGMA incremental_vacuum(` + strconv.Itoa(vacuumPages) + `)`},
 	} {
-		stmt, err := conn.PrepareContext(context.Background(), p.text)
-		if err != nil {
-			return fmt.Errorf("prepare %q: %w", p.text, err)
+		if err := s.prepareOne(conn, p.stmt, p.text); err != nil {
+			return err
 		}
-		*p.stmt = stmt
-		s.open = append(s.open, stmt)
 	}
+	return nil
+}
+
+func (s *statements) prepareOne(conn *sql.Conn, stmt **sql.Stmt, text string) (err error) {
+	if *stmt, err = conn.PrepareContext(context.Background(), text); err != nil {
+		return fmt.Errorf("prepare %q: %w", text, err)
+	}
+	s.open = append(s.open, *stmt)
 	return nil
 }
 

@@ -40,8 +40,7 @@ func (b *Backend) insert(ctx context.Context, req *tandem.Request, key *engine.I
 		if row.Status == tandem.Pending && t.Pending >= t.room {
 			return engine.ErrFull
 		}
-		result, err := t.insert.Exec(insertArgs(&row)...)
-		if err != nil {
+		if err := t.write(&t.insert, &row.Seq, insertArgs(&row)...); err != nil {
 			return err
 		}
 		if key != nil {
@@ -50,8 +49,7 @@ func (b *Backend) insert(ctx context.Context, req *tandem.Request, key *engine.I
 			}
 		}
 		t.Count(&row, row.Status, row.Callback.State, +1)
-		row.Seq, err = result.LastInsertId() // ids are ours and random: no conflict
-		return err
+		return nil
 	}, func() {
 		if held == "" && row.Status == tandem.Pending {
 			// On the writer's goroutine, so that the backlog sees requests in
@@ -118,7 +116,7 @@ func (b *Backend) Fail(ctx context.Context, req *tandem.Request) error {
 		if row.Waited && row.Callback.State == tandem.CallbackPending {
 			row.Callback.NextAt = b.opts.Now()
 		}
-		if err := changed(t.fail, micros(row.WorkedAt), string(f.Code), f.Message, micros(row.Callback.NextAt), row.ID, row.Epoch); err != nil {
+		if err := t.changed(t.fail, micros(row.WorkedAt), string(f.Code), f.Message, micros(row.Callback.NextAt), row.ID, row.Epoch); err != nil {
 			return err
 		}
 		t.Count(&row, tandem.Pending, row.Callback.State, -1)
@@ -147,10 +145,10 @@ func (b *Backend) Release(ctx context.Context, req *tandem.Request) error {
 	}
 	err := b.do(ctx, func(t *transaction) error {
 		var status tandem.Status
-		if err := t.statusOf.QueryRow(req.ID).Scan(&status); err != nil {
+		if err := t.read(t.statusOf, req.ID, &status); err != nil {
 			return err
 		}
-		if err := changed(t.release, string(state), req.ID); err != nil {
+		if err := t.changed(t.release, string(state), req.ID); err != nil {
 			return err
 		}
 		t.Count(req, status, tandem.CallbackNone, -1)
@@ -168,7 +166,7 @@ func (b *Backend) Redeliver(ctx context.Context, req *tandem.Request) error {
 	row := *req // the caller may be gone by the time it is written
 	err := b.doThen(ctx, func(t *transaction) error {
 		cb := &row.Callback
-		if err := changed(t.redeliver, micros(cb.NextAt), micros(cb.Since), cb.MaxAttempts, row.ID, string(row.Status), string(cb.State)); err != nil {
+		if err := t.changed(t.redeliver, micros(cb.NextAt), micros(cb.Since), cb.MaxAttempts, row.ID, string(row.Status), string(cb.State)); err != nil {
 			return err
 		}
 		t.Count(&row, row.Status, cb.State, -1)
@@ -194,7 +192,7 @@ func (b *Backend) Begin(req *tandem.Request) {
 		if !n.Take() {
 			return nil
 		}
-		if err := changed(t.insert, insertArgs(&row)...); err != nil {
+		if err := t.write(&t.insert, nil, insertArgs(&row)...); err != nil {
 			return err
 		}
 		t.Count(&row, row.Status, row.Callback.State, +1)
@@ -208,7 +206,7 @@ func (b *Backend) Start(ctx context.Context, req *tandem.Request) error {
 		if err := t.readState(req); err != nil {
 			return err
 		}
-		if err := changed(t.start, micros(req.StartedAt), req.ID, req.Epoch); err != nil {
+		if err := t.write(&t.start, nil, micros(req.StartedAt), req.ID, req.Epoch); err != nil {
 			return err
 		}
 		t.Count(req, tandem.Pending, req.Callback.State, -1)
@@ -235,7 +233,7 @@ func (b *Backend) requeue(ctx context.Context, req *tandem.Request, starts int) 
 		if err := t.readState(req); err != nil {
 			return err
 		}
-		if err := changed(t.requeue, starts, req.ID, req.Epoch); err != nil {
+		if err := t.changed(t.requeue, starts, req.ID, req.Epoch); err != nil {
 			return err
 		}
 		t.Count(req, tandem.Processing, req.Callback.State, -1)
@@ -264,7 +262,7 @@ func (b *Backend) Complete(ctx context.Context, req *tandem.Request) error {
 		}
 		insert := !noted
 		if noted {
-			err := changed(t.finish, finishArgs(req)...)
+			err := t.write(&t.finish, nil, finishArgs(req)...)
 			switch {
 			case err == nil:
 				t.Count(req, tandem.Processing, req.Callback.State, -1)
@@ -275,7 +273,7 @@ func (b *Backend) Complete(ctx context.Context, req *tandem.Request) error {
 			}
 		}
 		if insert {
-			if err := changed(t.insert, insertArgs(req)...); err != nil {
+			if err := t.write(&t.insert, nil, insertArgs(req)...); err != nil {
 				return err
 			}
 		}
@@ -300,16 +298,16 @@ func (b *Backend) RecordAttempt(ctx context.Context, req *tandem.Request, a tand
 	return b.do(ctx, func(t *transaction) error {
 		cb := &req.Callback
 		if !cb.Since.IsZero() { // it was settled before
-			if err := t.statusOf.QueryRow(req.ID).Scan(&before); err != nil {
+			if err := t.read(t.statusOf, req.ID, &before); err != nil {
 				return err
 			}
 		}
-		err := changed(t.settle, string(req.Status), string(cb.State), cb.Attempts, micros(cb.NextAt),
+		err := t.write(&t.settle, nil, string(req.Status), string(cb.State), cb.Attempts, micros(cb.NextAt),
 			cb.LastStatus, cb.LastError, req.ID, string(before), a.Number-1)
 		if err != nil {
 			return err
 		}
-		_, err = t.insertAttempt.Exec(req.ID, a.Number, micros(a.At), a.Duration.Microseconds(),
+		err = t.write(&t.insertAttempt, nil, req.ID, a.Number, micros(a.At), a.Duration.Microseconds(),
 			a.Status, string(a.Class), a.Error, a.Answer)
 		if err != nil {
 			return err

@@ -3,6 +3,7 @@ package embedded
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"log/slog"
 
@@ -46,8 +47,22 @@ func newWriter(conn *sql.Conn, maxPending int, log *slog.Logger, metrics prometh
 // run commits batches until the queue is closed and empty.
 func (w *writer) run() { w.Run(w.commit) }
 
-// commit is the store.Commit of one transaction.
-func (w *writer) commit(batch []change, answers []error) (err error) {
+// commit is the store.Commit of one transaction. It assumes that all rows stand
+// as the batch needs them, if that is worth it, and tries again without if they
+// do not.
+func (w *writer) commit(batch []change, answers []error) error {
+	if len(batch) < bulkRows {
+		return w.transact(batch, answers, false)
+	}
+	err := w.transact(batch, answers, true)
+	if errors.Is(err, errAssumed) {
+		clear(answers)
+		err = w.transact(batch, answers, false)
+	}
+	return err
+}
+
+func (w *writer) transact(batch []change, answers []error, assume bool) (err error) {
 	ctx := context.Background()
 	if _, err := w.stmts.begin.ExecContext(ctx); err != nil {
 		// Not a statement's fault: alone, each write would wait as long for
@@ -63,13 +78,16 @@ func (w *writer) commit(batch []change, answers []error) (err error) {
 		_, _ = w.conn.ExecContext(ctx, "ROLLBACK")
 	}()
 
-	t := newTransaction(&w.stmts, w.maxPending-w.pending)
+	t := newTransaction(&w.stmts, w.maxPending-w.pending, assume)
 	for i, apply := range batch {
 		answer := apply(t)
 		if _, ok := answer.(*tandem.Error); answer != nil && !ok {
 			return &store.StatementFault{Err: answer}
 		}
 		answers[i] = answer
+	}
+	if err := t.flush(); err != nil {
+		return &store.StatementFault{Err: err}
 	}
 	if err := t.writeCounters(); err != nil {
 		return &store.StatementFault{Err: err}

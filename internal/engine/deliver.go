@@ -114,7 +114,7 @@ func event(req *tandem.Request, number int, now time.Time) webhook.Event {
 	ev := webhook.Event{
 		Type:             webhook.RequestCompleted,
 		RequestID:        req.ID,
-		Status:           string(req.Status),
+		Status:           string(tandem.Completed), // of the work, whatever became of earlier deliveries
 		Result:           req.Result,
 		ProcessingTimeMS: Milliseconds(req.ProcessingTime()),
 		Timestamp:        req.WorkedAt,
@@ -125,7 +125,7 @@ func event(req *tandem.Request, number int, now time.Time) webhook.Event {
 		},
 	}
 	if req.Failure != nil {
-		ev.Type = webhook.RequestFailed
+		ev.Type, ev.Status = webhook.RequestFailed, string(tandem.Failed)
 		ev.Error = &webhook.Error{Code: string(req.Failure.Code), Message: req.Failure.Message}
 	}
 	return ev

@@ -17,7 +17,7 @@ type IdempotencyKey struct {
 const IdempotencyKept = 24 * time.Hour
 
 // ErrKeyReused refuses a key that stands for another submission.
-var ErrKeyReused = tandem.Invalid("Idempotency-Key", "was used for another request in the last %v; use a new key for a new request", IdempotencyKept)
+var ErrKeyReused = tandem.Invalid("Idempotency-Key", "was used for another request in the last %.0f hours; use a new key for a new request", IdempotencyKept.Hours())
 
 // errStillWorked refuses a repeated sync submission while the first is worked.
 var errStillWorked = &tandem.Error{

@@ -36,9 +36,9 @@ type table struct {
 	order    []*row // by Seq
 	keys     map[ownedKey]claim
 	counters map[standing]sums
-	errors   map[engine.ErrorCount]int64 // by all but N
-	changed  chan struct{}               // closed by the next commit
-	version  int                         // raised by every change of a row
+	errors   map[ownedError]int64
+	changed  chan struct{} // closed by the next commit
+	version  int           // raised by every change of a row
 }
 
 type row struct {
@@ -71,7 +71,7 @@ func newTable() *table {
 		rows:     make(map[string]*row),
 		keys:     make(map[ownedKey]claim),
 		counters: make(map[standing]sums),
-		errors:   make(map[engine.ErrorCount]int64),
+		errors:   make(map[ownedError]int64),
 		changed:  make(chan struct{}),
 	}
 }
@@ -119,7 +119,7 @@ func (m *model) fail(req *tandem.Request, code tandem.FailureCode) {
 	if req.Callback.State == tandem.CallbackPending {
 		req.Callback.NextAt = req.WorkedAt
 	}
-	m.countError("work", string(code))
+	m.countError(req.Owner, "work", string(code))
 }
 
 // put changes a row, and the counters with it.
@@ -150,9 +150,12 @@ func (t *table) count(req *tandem.Request, n int64) {
 	t.counters[key] = c
 }
 
-func (t *table) countError(source, category string) {
-	t.errors[engine.ErrorCount{Source: source, Category: category}]++
+func (t *table) countError(owner, source, category string) {
+	t.errors[ownedError{owner, source, category}]++
 }
+
+// ownedError is what errors are counted by.
+type ownedError struct{ owner, source, category string }
 
 // announce wakes the loops, of all processes.
 func (t *table) announce() {
@@ -349,7 +352,7 @@ func (m *model) owe(req, next *tandem.Request) {
 
 func (m *model) countFailure(req *tandem.Request) {
 	if req.Failure != nil {
-		m.countError("work", string(req.Failure.Code))
+		m.countError(req.Owner, "work", string(req.Failure.Code))
 	}
 }
 
@@ -388,7 +391,7 @@ func (m *model) RecordAttempt(ctx context.Context, req *tandem.Request, a tandem
 			next.Status, cb.State, cb.Attempts, cb.NextAt = req.Status, req.Callback.State, req.Callback.Attempts, req.Callback.NextAt
 			cb.LastStatus, cb.LastError = req.Callback.LastStatus, req.Callback.LastError
 			if a.Class != tandem.ClassNone {
-				m.countError("callback", string(a.Class))
+				m.countError(req.Owner, "callback", string(a.Class))
 			}
 		})
 }
@@ -453,8 +456,14 @@ func (m *model) Counts(_ context.Context, who tandem.Caller) (c engine.Counts, e
 			c.Requests = append(c.Requests, engine.RequestCount{Mode: key.mode, Status: key.status, Callback: key.callback, N: s.n, Processing: s.processing})
 		}
 	}
+	sums := make(map[engine.ErrorCount]int64) // by all but N
+	for e, n := range m.errors {
+		if who.Owns(e.owner) {
+			sums[engine.ErrorCount{Source: e.source, Category: e.category}] += n
+		}
+	}
 	for _, source := range []string{"callback", "work"} {
-		for e, n := range m.errors {
+		for e, n := range sums {
 			if e.Source == source {
 				e.N = n
 				c.Errors = append(c.Errors, e)

@@ -240,7 +240,7 @@ func (e *Engine) newAsync(sub Submission) (*tandem.Request, error) {
 	case !req.ExpiresAt.IsZero() && !req.ExpiresAt.After(req.NotBefore):
 		return nil, tandem.Invalid("expires_at", "must be after not_before, or nothing would ever be worked")
 	case req.NotBefore.Sub(req.CreatedAt) > MaxDelay:
-		return nil, tandem.Invalid("not_before", "must be at most %v ahead", MaxDelay)
+		return nil, tandem.Invalid("not_before", "must be at most %.0f days ahead", MaxDelay.Hours()/24)
 	}
 	if sub.CallbackURL == "" {
 		return req, nil

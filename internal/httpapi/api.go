@@ -62,6 +62,7 @@ type API struct {
 	log     *slog.Logger
 	rates   rates
 	guesses *limit.Limiter // of wrong keys, by address
+	origins *http.CrossOriginProtection
 	metrics *httpMetrics
 
 	main, admin http.Handler
@@ -83,13 +84,17 @@ func New(e *engine.Engine, opts Options) (*API, error) {
 	a := &API{engine: e, opts: opts, log: opts.Logger, rates: rates{limiter: opts.NewLimiter}, guesses: limit.New(wrongKeys), metrics: newHTTPMetrics(opts.Registry)}
 	mux, admin := http.NewServeMux(), http.NewServeMux()
 	a.routes(mux, admin)
-	main, err := a.forBrowsers(a.recovered(a.entering(mux)), opts.CORSOrigins)
+	var err error
+	if a.origins, err = originGuard(opts.CORSOrigins); err != nil {
+		return nil, err
+	}
+	operators, err := originGuard(nil) // no other page has business with the pages for operators
 	if err != nil {
 		return nil, err
 	}
-	forOperators, err := a.forBrowsers(a.recovered(admin), nil)
-	a.main, a.admin = a.observed(main), a.observed(forOperators)
-	return a, err
+	a.main = a.observed(forBrowsers(a.recovered(a.entering(plainPaths(mux))), opts.CORSOrigins))
+	a.admin = a.observed(forBrowsers(a.recovered(operators.Handler(plainPaths(admin))), nil))
+	return a, nil
 }
 
 // routes registers every route, in the order of docs/API_ENDPOINTS.md.
@@ -110,6 +115,7 @@ func (a *API) routes(mux, admin *http.ServeMux) {
 		Transformers:  []huma.Transformer{fromHuma},
 	})
 	op := operations{api}
+	api.UseMiddleware(onlyKnownParameters)
 
 	huma.Register(api, op.submits(op.describe("POST", "/sync", "Run the work and answer with its result", "409 413 415 422 429 500 502 503 504"), 200), a.sync)
 	huma.Register(api, op.submits(op.describe("POST", "/async", "Accept the work: 202 once it is on disk", "413 415 422 429 503"), 202), a.async)

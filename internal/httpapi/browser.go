@@ -3,6 +3,7 @@ package httpapi
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -32,50 +33,60 @@ const (
 // apiPolicy is for answers that are not meant to be shown as a page.
 const apiPolicy = "default-src 'none'; frame-ancestors 'none'"
 
-// forBrowsers tells browsers what not to do with our answers, lets pages of the
-// named origins use what next serves, and turns away requests that a page of any
-// other origin makes in somebody's name.
-func (a *API) forBrowsers(next http.Handler, origins []string) (http.Handler, error) {
+// originGuard turns away requests that a page of an origin which the operator did
+// not name makes in somebody's name.
+func originGuard(named []string) (*http.CrossOriginProtection, error) {
 	guard := http.NewCrossOriginProtection()
-	for _, origin := range origins {
+	for _, origin := range named {
 		if err := guard.AddTrustedOrigin(origin); err != nil {
 			return nil, err
 		}
 	}
+	guard.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { crossOrigin().write(w) }))
+	return guard, nil
+}
+
+func crossOrigin() *Problem {
+	return newProblem(http.StatusForbidden, "cross_origin", "Origin", "a page of another origin may not do this; an operator can allow its origin with --cors-origin")
+}
+
+// everyAnswer is the header that each answer begins with.
+var everyAnswer = http.Header{
+	"X-Content-Type-Options":       {"nosniff"},
+	"X-Frame-Options":              {"DENY"},
+	"Referrer-Policy":              {"no-referrer"},
+	"Content-Security-Policy":      {apiPolicy}, // pages set their own
+	"Cross-Origin-Resource-Policy": {"same-origin"},
+	"Cache-Control":                {"no-store"}, // what can be kept says so
+}
+
+// forBrowsers tells browsers what not to do with our answers, and lets pages of
+// the named origins use what next serves.
+func forBrowsers(next http.Handler, named []string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
-		h.Set("X-Content-Type-Options", "nosniff")
-		h.Set("X-Frame-Options", "DENY")
-		h.Set("Referrer-Policy", "no-referrer")
-		h.Set("Content-Security-Policy", apiPolicy) // pages set their own
-		h.Set("Cross-Origin-Resource-Policy", "same-origin")
-		h.Set("Cache-Control", "no-store") // what can be kept says so
+		maps.Copy(h, everyAnswer)
 		if r.TLS != nil {
 			h.Set("Strict-Transport-Security", "max-age=31536000")
 		}
-		if preflight := share(h, r, origins); preflight {
+		if preflight := share(h, r, named); preflight {
 			w.WriteHeader(http.StatusNoContent)
 			return
 		}
-		if err := guard.Check(r); err != nil {
-			newProblem(http.StatusForbidden, "cross_origin", "Origin",
-				"a page of another origin may not do this; an operator can allow its origin with --cors-origin").write(w)
-			return
-		}
 		next.ServeHTTP(w, r)
-	}), nil
+	})
 }
 
 // share lets a page of a named origin read the answer (the Fetch standard's CORS
 // protocol). It reports whether the request is a preflight, which is answered
 // then.
-func share(h http.Header, r *http.Request, origins []string) (preflight bool) {
-	if len(origins) == 0 {
+func share(h http.Header, r *http.Request, named []string) (preflight bool) {
+	if len(named) == 0 {
 		return false
 	}
 	h.Add("Vary", "Origin")
 	origin := r.Header.Get("Origin")
-	if !slices.Contains(origins, origin) {
+	if !slices.Contains(named, origin) {
 		return false
 	}
 	h.Set("Access-Control-Allow-Origin", origin)

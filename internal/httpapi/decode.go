@@ -7,15 +7,19 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"mime"
 	"net"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
 
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
 	"golang.org/x/net/http/httpguts"
 
 	"tandem"
@@ -41,8 +45,9 @@ func decodeSubmission(r *http.Request, mode tandem.Mode) (engine.Submission, err
 		return sub, err
 	}
 	sub.Owner = caller(r.Context()).Name
-	sub.Idempotency.Key, err = idempotencyKey(r.Header)
-	sub.Idempotency.Fingerprint = sha256.Sum256(append([]byte(r.URL.Path+"\n"), body...))
+	if sub.Idempotency.Key, err = idempotencyKey(r.Header); sub.Idempotency.Key != "" {
+		sub.Idempotency.Fingerprint = sha256.Sum256(append([]byte(r.URL.Path+"\n"), body...))
+	}
 	return sub, err
 }
 
@@ -70,17 +75,14 @@ func idempotencyKey(h http.Header) (string, error) {
 
 // readBody reads a JSON body of at most tandem.MaxBody bytes.
 func readBody(r *http.Request) ([]byte, error) {
-	kind, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
-	charset := strings.ToLower(params["charset"])
-	if err != nil || kind != "application/json" || charset != "" && charset != "utf-8" {
+	if !isJSON(r.Header.Get("Content-Type")) {
 		return nil, newProblem(http.StatusUnsupportedMediaType, "unsupported_media_type", "Content-Type", "send JSON, with the header Content-Type: application/json")
 	}
 	if r.Header.Get("Content-Encoding") != "" {
 		return nil, newProblem(http.StatusUnsupportedMediaType, "unsupported_media_type", "Content-Encoding", "send the body without a content encoding")
 	}
-	tooLarge := newProblem(http.StatusRequestEntityTooLarge, "body_too_large", "body", fmt.Sprintf("the body is over %d bytes", tandem.MaxBody))
 	if r.ContentLength > tandem.MaxBody {
-		return nil, tooLarge
+		return nil, tooLarge()
 	}
 	body := make([]byte, 0, max(512, r.ContentLength+1))
 	for { // io.ReadAll, into a slice of the right size
@@ -88,7 +90,7 @@ func readBody(r *http.Request) ([]byte, error) {
 		body = body[:len(body)+n]
 		switch {
 		case len(body) > tandem.MaxBody:
-			return nil, tooLarge
+			return nil, tooLarge()
 		case errors.Is(err, io.EOF):
 			return body, nil
 		case err != nil:
@@ -97,6 +99,20 @@ func readBody(r *http.Request) ([]byte, error) {
 			body = slices.Grow(body, len(body))
 		}
 	}
+}
+
+// isJSON reports whether a Content-Type is that of JSON in UTF-8.
+func isJSON(contentType string) bool {
+	if contentType == "application/json" {
+		return true
+	}
+	kind, params, err := mime.ParseMediaType(contentType)
+	charset := strings.ToLower(params["charset"])
+	return err == nil && kind == "application/json" && (charset == "" || charset == "utf-8")
+}
+
+func tooLarge() error {
+	return newProblem(http.StatusRequestEntityTooLarge, "body_too_large", "body", fmt.Sprintf("the body is over %d bytes", tandem.MaxBody))
 }
 
 func bodyProblem(err error) error {
@@ -253,6 +269,45 @@ func reservedHeader(name string) bool {
 		}
 	}
 	return name == "Forwarded"
+}
+
+// onlyKnownParameters is as strict with the query as parseSubmission is with the
+// body: a parameter that was mistyped would be left out of account silently. The
+// health routes take what load balancers add.
+func onlyKnownParameters(ctx huma.Context, next func(huma.Context)) {
+	r, w := humago.Unwrap(ctx)
+	if r.URL.RawQuery != "" && !open(r.URL.Path) {
+		if err := checkQuery(r.URL.RawQuery, ctx.Operation().Parameters); err != nil {
+			problemOf(err).write(w)
+			return
+		}
+	}
+	next(ctx)
+}
+
+// checkQuery refuses what is not in known, or comes twice.
+func checkQuery(query string, known []*huma.Param) error {
+	values, err := url.ParseQuery(query)
+	if err != nil {
+		return tandem.Invalid("query", "must be parameters such as limit=10, joined by & and with %%XX for what is not plain")
+	}
+	var names []string
+	for _, p := range known {
+		if p.In == "query" {
+			names = append(names, p.Name)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(values)) {
+		switch {
+		case len(names) == 0:
+			return tandem.Invalid(fieldName(name), "unknown parameter; there are none here")
+		case !slices.Contains(names, name):
+			return tandem.Invalid(fieldName(name), "unknown parameter; known are %s", strings.Join(names, ", "))
+		case len(values[name]) > 1:
+			return tandem.Invalid(name, "comes twice")
+		}
+	}
+	return nil
 }
 
 // checkJSON refuses what is not one JSON object in UTF-8.

@@ -165,6 +165,7 @@ func TestEveryErrorCodeIsDocumented(t *testing.T) {
 // statusNamed are the statuses by the names that the code uses.
 var statusNamed = map[string]int{
 	"Unauthorized": 401, "Forbidden": 403, "NotFound": 404, "MethodNotAllowed": 405, "RequestTimeout": 408,
+	"ExpectationFailed": 417, "RequestHeaderFieldsTooLarge": 431, "NotImplemented": 501, "HTTPVersionNotSupported": 505,
 	"RequestEntityTooLarge": 413, "UnsupportedMediaType": 415, "TooManyRequests": 429, "BadRequest": 400, "InternalServerError": 500, "ServiceUnavailable": 503,
 }
 

@@ -39,15 +39,18 @@ func (a *API) entering(next http.Handler) http.Handler {
 // enter finds out who asks, turns away who may not, and holds everyone to their
 // rate. It comes back with the request to go on with, or nil if it has answered.
 func (a *API) enter(w http.ResponseWriter, r *http.Request) *http.Request {
-	who, key, refused := a.identify(r)
-	if refused == nil && key != nil && !key.Admin && adminOnly(r.URL.Path) {
-		refused = newProblem(http.StatusForbidden, "forbidden", "", "this is for admin keys; make one with tandem keys create --admin")
-	}
-	if refused == nil && limited(r) && a.opts.NoSubmissions {
-		refused = newProblem(http.StatusServiceUnavailable, "not_here", "", "this process takes no requests; send them to one with the role api")
-	}
-	if refused == nil && limited(r) {
+	who, key, refused := a.identify(w, r)
+	if refused == nil && limited(r) { // first of all, so that every answer tells what is left
 		refused = a.admit(w, r, key)
+	}
+	switch {
+	case refused != nil:
+	case a.origins.Check(r) != nil:
+		refused = crossOrigin()
+	case key != nil && !key.Admin && adminOnly(r.URL.Path):
+		refused = newProblem(http.StatusForbidden, "forbidden", "", "this is for admin keys; make one with tandem keys create --admin")
+	case limited(r) && a.opts.NoSubmissions:
+		refused = newProblem(http.StatusServiceUnavailable, "not_here", "", "this process takes no requests; send them to one with the role api")
 	}
 	if refused != nil {
 		r.Pattern = "" // the route it is counted under
@@ -67,8 +70,9 @@ func open(path string) bool { return path == "/healthz" || path == "/readyz" }
 // adminOnly are the paths that tell of the requests of all.
 func adminOnly(path string) bool { return path == "/metrics" }
 
-// identify finds out who asks. key is nil where callers are not told apart.
-func (a *API) identify(r *http.Request) (who tandem.Caller, key *access.Key, refused *Problem) {
+// identify finds out who asks. key is nil where callers are not told apart. Whoever
+// is turned away is told how many wrong keys may still be tried.
+func (a *API) identify(w http.ResponseWriter, r *http.Request) (who tandem.Caller, key *access.Key, refused *Problem) {
 	if a.opts.Keys == nil || open(r.URL.Path) || r.Method == http.MethodOptions {
 		return tandem.Anyone, nil, nil
 	}
@@ -78,16 +82,17 @@ func (a *API) identify(r *http.Request) (who tandem.Caller, key *access.Key, ref
 			return tandem.Caller{Name: key.Name, Admin: key.Admin}, key, nil
 		}
 	}
-	if scheme != "" { // a wrong guess, and not one who has yet to learn of keys
-		if d := a.guesses.Take(a.address(r), time.Now()); !d.OK {
-			return who, nil, newProblem(http.StatusTooManyRequests, "rate_limited", "Authorization",
-				fmt.Sprintf("over %d wrong keys from this address in %v; a right one would be let in", d.Limit, d.Window)).
-				with("Retry-After", wholeSeconds(d.Retry))
-		}
+	detail, d := "send the header Authorization: Bearer and an API key", limit.Decision{}
+	if scheme == "" { // one who has yet to learn of keys: that is no guess
+		d = a.guesses.Look(a.address(r), time.Now())
+	} else {
+		detail, d = "this is not a key of this service, or it was revoked", a.guesses.Take(a.address(r), time.Now())
 	}
-	detail := "send the header Authorization: Bearer and an API key"
-	if scheme != "" {
-		detail = "this is not a key of this service, or it was revoked"
+	tellLimit(w.Header(), "wrong-keys", d)
+	if scheme != "" && !d.OK {
+		return who, nil, newProblem(http.StatusTooManyRequests, "rate_limited", "Authorization",
+			fmt.Sprintf("over %d wrong keys from this address in %s s; a right one would be let in", d.Limit, wholeSeconds(d.Window))).
+			with("Retry-After", wholeSeconds(d.Retry))
 	}
 	return who, nil, newProblem(http.StatusUnauthorized, "unauthorized", "Authorization", detail).
 		with("WWW-Authenticate", `Bearer realm="tandem"`)
@@ -102,29 +107,35 @@ func limited(r *http.Request) bool {
 	return r.Method == http.MethodPost && (r.URL.Path == "/sync" || r.URL.Path == "/async")
 }
 
+// tellLimit says in an answer what is left of a limit
+// (draft-ietf-httpapi-ratelimit-headers).
+func tellLimit(h http.Header, name string, d limit.Decision) {
+	h.Set("RateLimit-Policy", `"`+name+`";q=`+strconv.Itoa(d.Limit)+`;w=`+wholeSeconds(d.Window))
+	h.Set("RateLimit", `"`+name+`";r=`+strconv.Itoa(d.Remaining)+`;t=`+wholeSeconds(d.Reset))
+}
+
 // admit counts the request against its caller's rate, and says in the answer
-// what is left of it (draft-ietf-httpapi-ratelimit-headers). Without a key the
-// caller is the address.
+// what is left of it. Without a key the caller is the address.
 func (a *API) admit(w http.ResponseWriter, r *http.Request, key *access.Key) (refused *Problem) {
-	rate, who := a.opts.Rate, ""
-	if key != nil {
-		who = "key " + key.Name
-		if key.Rate != (limit.Rate{}) {
-			rate = key.Rate
-		}
-	} else {
-		who = a.address(r)
+	rate := a.opts.Rate
+	if key != nil && key.Rate != (limit.Rate{}) {
+		rate = key.Rate
 	}
 	if rate == (limit.Rate{}) {
 		return nil
 	}
+	var who string
+	if key != nil {
+		who = "key " + key.Name
+	} else {
+		who = a.address(r)
+	}
 	d := a.rates.of(rate).Take(who, time.Now())
-	w.Header().Set("RateLimit-Policy", `"default";q=`+strconv.Itoa(d.Limit)+`;w=`+wholeSeconds(d.Window))
-	w.Header().Set("RateLimit", `"default";r=`+strconv.Itoa(d.Remaining)+`;t=`+wholeSeconds(d.Reset))
+	tellLimit(w.Header(), "default", d)
 	if d.OK {
 		return nil
 	}
-	return newProblem(http.StatusTooManyRequests, "rate_limited", "", fmt.Sprintf("over %d requests in %v; come back after the time in Retry-After", d.Limit, d.Window)).
+	return newProblem(http.StatusTooManyRequests, "rate_limited", "", fmt.Sprintf("over %d requests in %s s; come back after the time in Retry-After", d.Limit, wholeSeconds(d.Window))).
 		with("Retry-After", wholeSeconds(d.Retry))
 }
 

@@ -144,7 +144,7 @@ func parseWait(s string) (time.Duration, error) {
 	}
 	wait, err := time.ParseDuration(s)
 	if err != nil || wait < 0 || wait > maxWait {
-		return 0, tandem.Invalid("wait", "must be a duration from 0s to %v, such as 30s", maxWait)
+		return 0, tandem.Invalid("wait", "must be a duration from 0s to %.0fs, such as 30s", maxWait.Seconds())
 	}
 	return wait, nil
 }

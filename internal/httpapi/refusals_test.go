@@ -87,7 +87,8 @@ func TestWhatNoRouteTakesIsAProblem(t *testing.T) {
 		"mode=both": "mode", "mode=SYNC": "mode", "status=done": "status", "status=Pending": "status",
 		"cursor=" + id: "cursor", "cursor=%00": "cursor", "cursor=%20": "cursor", "cursor=1.5": "cursor", "cursor=1%3BDROP%20TABLE%20requests": "cursor",
 		"limit=%201": "limit", "limit=0x10": "limit", "limit=1e2": "limit", "limit=null": "limit", "offset=10001&cursor=1": "offset", "offset=1e1": "offset",
-		"mode=async&mode=sync&limit=0": "limit", "mode=sync%20": "mode", "status=pending,failed": "status", "status=worked": "status",
+		"mode=async&mode=sync": "mode", "limit=1&limit=1": "limit", "stauts=failed": "stauts", "Limit=1": "Limit", "=1": `""`, "id=x": "id",
+		"limit=1;mode=sync": "query", "limit=%zz": "query", "limit=1&%": "query", "mode=sync%20": "mode", "status=pending,failed": "status", "status=worked": "status",
 		"cursor=%25": "cursor", "cursor=!": "cursor", "cursor=-1": "cursor", "cursor=zzzzzzzzzzzzzzzzzzzz": "cursor",
 	} {
 		for _, accept := range []string{"", "text/html", "application/xml", "application/cbor", "application/json;q=0"} {
@@ -126,6 +127,20 @@ func TestWhatNoRouteTakesIsAProblem(t *testing.T) {
 			if len(p.Errors) != 1 || p.Errors[0].Field == "" || strings.Contains(fmt.Sprint(p), secret) {
 				t.Errorf("%s %s: the problem names no field, or repeats what was sent: %+v", path, body, p)
 			}
+		}
+	}
+	for path, method := range map[string]string{
+		"/sync": "POST", "/async": "POST", "/requests/" + id: "GET", "/requests/" + id + "/attempts": "GET", "/requests/" + id + "/redeliver": "POST",
+		"/callbacks": "GET", "/callbacks/redeliver": "POST", "/stats": "GET",
+	} {
+		p := refuse(method+" "+path+" with a parameter that it has not", method, path+"?nothing=s3cr3t-value", small, 422, "invalid")
+		if len(p.Errors) != 1 || p.Errors[0].Field != "nothing" || strings.Contains(fmt.Sprint(p), "s3cr3t-value") {
+			t.Errorf("%s %s with a parameter that it has not: %+v", method, path, p)
+		}
+	}
+	for _, path := range []string{"/healthz?verbose", "/readyz?from=lb", "/metrics?name[]=go_info"} {
+		if a := s.do("GET", path, ""); a.StatusCode != 200 {
+			t.Errorf("GET %s: %s", path, a.Status)
 		}
 	}
 	for _, query := range []string{"limit=", "offset=", "cursor=", "mode=", "status="} {

@@ -123,6 +123,27 @@ func (l *Limiter) Take(key string, now time.Time) Decision {
 	return d
 }
 
+// Look returns what is left to the caller at time now, and counts nothing.
+func (l *Limiter) Look(key string, now time.Time) Decision {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	d := Decision{OK: true, Limit: l.rate.N, Window: l.rate.Window, Remaining: l.rate.N, Reset: l.rate.Window}
+	e, ok := l.callers[key]
+	if !ok {
+		return d
+	}
+	begin := now.Sub(l.epoch) - l.rate.Window
+	used, oldest := e.Value.(*caller).since(begin)
+	if used == 0 {
+		return d
+	}
+	d.Remaining, d.Reset = l.rate.N-used, oldest-begin
+	if d.OK = d.Remaining > 0; !d.OK {
+		d.Retry = d.Reset
+	}
+	return d
+}
+
 // Counts returns how many requests were allowed and refused, and how many
 // callers are kept in mind.
 func (l *Limiter) Counts() (allowed, refused int64, callers int) {

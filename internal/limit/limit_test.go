@@ -110,11 +110,16 @@ func TestDecisionsAreThoseOfTheRuleInItsPlainestForm(t *testing.T) {
 			if len(inWindow) > 0 {
 				want.Reset = inWindow[0] + rate.Window - now
 			}
-			if want.OK {
-				want.Remaining = rate.N - len(inWindow) - 1
-				taken = append(taken, now)
-			} else {
+			if !want.OK {
 				want.Retry = want.Reset
+			}
+			want.Remaining = rate.N - len(inWindow)
+			if got := l.Look("a", c.after(now)); got != want {
+				t.Fatalf("%v at %v, after %v: a look gives %+v, want %+v", rate, now, inWindow, got, want)
+			}
+			if want.OK {
+				want.Remaining--
+				taken = append(taken, now)
 			}
 			if got := l.Take("a", c.after(now)); got != want {
 				t.Fatalf("%v at %v, after %v: got %+v, want %+v", rate, now, inWindow, got, want)

@@ -1,4 +1,5 @@
 -- +goose Up
+SET LOCAL lock_timeout = '2s';
 
 -- An attempt that is owed is made by the process that has claimed it, and by no
 -- other until the claim ends: in microseconds since 1970 by the clock of

@@ -1,4 +1,6 @@
+-- +goose NO TRANSACTION
 -- +goose Up
 
 -- The callbacks that are owed. Few at a time, of a history of any length.
-CREATE INDEX requests_owing ON requests (seq) WHERE next_attempt_at IS NOT NULL;
+DROP INDEX CONCURRENTLY IF EXISTS requests_owing; -- which a process that ended left half made
+CREATE INDEX CONCURRENTLY requests_owing ON requests (seq) WHERE next_attempt_at IS NOT NULL;

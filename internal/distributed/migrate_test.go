@@ -1,0 +1,199 @@
+package distributed
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"regexp"
+	"strings"
+	"testing"
+	"testing/fstest"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"tandem"
+	"tandem/internal/postgrestest"
+)
+
+// A migration that cannot have its table lets go of it, so that those who came
+// after it are served, and is tried again until it can.
+func TestAMigrationHoldsUpNobody(t *testing.T) {
+	t.Parallel()
+	database := postgrestest.Database(t)
+	b, err := Open(t.Context(), database, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	files := fstest.MapFS{"90000_next.sql": &fstest.MapFile{Data: []byte(
+		"-- +goose Up\nSET LOCAL lock_timeout = '100ms';\nALTER TABLE requests ADD COLUMN next_note TEXT;\n")}}
+	err = fs.WalkDir(schema, "schema", func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		text, err := schema.ReadFile(path)
+		files[entry.Name()] = &fstest.MapFile{Data: text}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool, err := pgxpool.New(t.Context(), database)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pool.Close()
+	reading, err := pool.Begin(t.Context()) // as a long report or a dump does
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reading.Rollback(context.WithoutCancel(t.Context())) // does nothing the second time
+	if _, err := reading.Exec(t.Context(), `LOCK TABLE requests IN ACCESS SHARE MODE`); err != nil {
+		t.Fatal(err)
+	}
+	migrated := make(chan error, 1)
+	go func() { migrated <- migrateTo(t.Context(), pool, slog.New(slog.DiscardHandler), files) }()
+	// Accepting does not stop while the migration has been refused several times.
+	for began := time.Now(); time.Since(began) < time.Second; {
+		at := b.now()
+		req := &tandem.Request{ID: tandem.NewID(at), Mode: tandem.Async, Status: tandem.Pending, Workload: "wait", Lane: "io",
+			Complexity: 1, Data: []byte(`{}`), Callback: tandem.Callback{State: tandem.CallbackNone}, CreatedAt: at}
+		if err := b.Accept(t.Context(), req); err != nil {
+			t.Fatal(err)
+		}
+	}
+	select {
+	case err := <-migrated:
+		t.Fatalf("the migration has its table while it is read: %v", err)
+	default:
+	}
+	if err := reading.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-migrated:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("the migration does not end")
+	}
+	if _, err := pool.Exec(t.Context(), `SELECT next_note FROM requests LIMIT 1`); err != nil {
+		t.Error(err)
+	}
+}
+
+// What a later version has added is let be, to our tables and to River's.
+func TestASchemaOfALaterVersionIsRefusedOnlyIfItSaysSo(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name, change string
+		refused      bool
+	}{
+		{"a later version that this one can read", `INSERT INTO tandem_schema_version (version_id, is_applied) VALUES (90000, true)`, false},
+		{"a later version of the queue", `INSERT INTO river_migration (line, version) VALUES ('main', 90000)`, false},
+		{"one that asks for this reader", fmt.Sprintf(`UPDATE schema_meta SET min_reader_version = %d`, readerVersion), false},
+		{"one that asks for the next reader", fmt.Sprintf(`UPDATE schema_meta SET min_reader_version = %d`, readerVersion+1), true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			database := postgrestest.Database(t)
+			log := slog.New(slog.DiscardHandler)
+			if err := Migrate(t.Context(), database, log); err != nil {
+				t.Fatal(err)
+			}
+			conn, err := pgx.Connect(t.Context(), database)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close(t.Context())
+			if _, err := conn.Exec(t.Context(), c.change); err != nil {
+				t.Fatal(err)
+			}
+			if err := Migrate(t.Context(), database, log); (err != nil) != c.refused || c.refused && !strings.Contains(err.Error(), "newer version") {
+				t.Errorf("migrate: %v", err)
+			}
+			b, err := Open(t.Context(), database, Options{})
+			if (err != nil) != c.refused {
+				t.Errorf("open: %v", err)
+			}
+			if err == nil {
+				b.Close()
+			}
+		})
+	}
+}
+
+// The rules of migrateTo, as far as a machine can tell.
+func TestMigrationsGoByTheRules(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name, text string
+		ok         bool
+	}{
+		{"a column", "-- +goose Up\nSET LOCAL lock_timeout = '2s';\nALTER TABLE requests ADD COLUMN a TEXT;\n", true},
+		{"a table", "-- +goose Up\nCREATE TABLE things (id TEXT PRIMARY KEY);\nCREATE INDEX ON things (id);\n", true},
+		{"an index", "-- +goose NO TRANSACTION\n-- +goose Up\nDROP INDEX CONCURRENTLY IF EXISTS i;\nCREATE INDEX CONCURRENTLY i ON requests (a);\n", true},
+		{"a column without a limit", "-- +goose Up\nALTER TABLE requests ADD COLUMN a TEXT;\n", false},
+		{"two tables", "-- +goose Up\nSET LOCAL lock_timeout = '2s';\nALTER TABLE requests ADD COLUMN a TEXT;\nALTER TABLE attempts ADD COLUMN a TEXT;\n", false},
+		{"an index that locks", "-- +goose Up\nSET LOCAL lock_timeout = '2s';\nCREATE INDEX i ON requests (a);\n", false},
+		{"an index that can be half made", "-- +goose NO TRANSACTION\n-- +goose Up\nCREATE INDEX CONCURRENTLY i ON requests (a);\n", false},
+		{"a column less", "-- +goose Up\nSET LOCAL lock_timeout = '2s';\nALTER TABLE requests DROP COLUMN a;\n", false},
+		{"another name", "-- +goose Up\nSET LOCAL lock_timeout = '2s';\nALTER TABLE requests RENAME COLUMN a TO b;\n", false},
+	} {
+		if fault := ruleBroken(c.text); (fault == "") != c.ok {
+			t.Errorf("%s: %q", c.name, fault)
+		}
+	}
+	files, err := schema.ReadDir("schema")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files[1:] {
+		text, err := schema.ReadFile("schema/" + file.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if fault := ruleBroken(string(text)); fault != "" {
+			t.Errorf("%s %s", file.Name(), fault)
+		}
+	}
+}
+
+var (
+	createsTable = regexp.MustCompile(`(?i)CREATE TABLE (\w+)`)
+	altersTable  = regexp.MustCompile(`(?i)(?:ALTER TABLE|CREATE (?:UNIQUE )?INDEX.* ON) (\w+)`)
+	takesAway    = regexp.MustCompile(`(?i)\b(?:DROP|RENAME) (?:TABLE|COLUMN|TO)\b`)
+	makesIndex   = regexp.MustCompile(`(?i)CREATE (?:UNIQUE )?INDEX`)
+)
+
+// ruleBroken says which of the rules a migration does not go by, "" if there is
+// none.
+func ruleBroken(text string) string {
+	created, altered := make(map[string]bool), make(map[string]bool)
+	for _, m := range createsTable.FindAllStringSubmatch(text, -1) {
+		created[m[1]] = true
+	}
+	for _, m := range altersTable.FindAllStringSubmatch(text, -1) {
+		if !created[m[1]] {
+			altered[m[1]] = true
+		}
+	}
+	concurrently := strings.Contains(text, "NO TRANSACTION")
+	switch {
+	case takesAway.MatchString(text):
+		return "takes away what the version before uses"
+	case len(altered) > 1:
+		return "changes more than one table"
+	case len(altered) == 1 && makesIndex.MatchString(text) && !(concurrently && strings.Contains(text, "CONCURRENTLY")):
+		return "makes an index that others have to wait for"
+	case concurrently && makesIndex.MatchString(text) && !strings.Contains(text, "DROP INDEX CONCURRENTLY IF EXISTS"):
+		return "may be left half made, and fail from then on"
+	case len(altered) == 1 && !concurrently && !strings.Contains(text, "SET LOCAL lock_timeout"):
+		return "may hold others up: it does not SET LOCAL lock_timeout"
+	}
+	return ""
+}
