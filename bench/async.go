@@ -235,6 +235,26 @@ func (rc *receiver) serve(conn net.Conn) {
 	}
 }
 
+// until waits until so many callbacks have come. Asking the service instead
+// would be a load of its own.
+func (rc *receiver) until(ctx context.Context, want int) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	for {
+		rc.mu.Lock()
+		n := rc.n
+		rc.mu.Unlock()
+		if n >= want {
+			return nil
+		}
+		select {
+		case <-time.After(5 * time.Millisecond):
+		case <-ctx.Done():
+			return fmt.Errorf("%d of %d callbacks have come: %w", n, want, ctx.Err())
+		}
+	}
+}
+
 func (rc *receiver) keep(part string) {
 	rc.kept = binary.BigEndian.AppendUint16(rc.kept, uint16(len(part)))
 	rc.kept = append(rc.kept, part...)

@@ -42,13 +42,14 @@ var scenarios = []scenario{
 
 // bench is one run under way.
 type bench struct {
-	program string        // path of the tandem binary
-	dir     string        // for databases and logs
-	rounds  int           // of each comparison
-	length  time.Duration // of one side of a round
-	rows    int           // of the history
-	missed  []string
-	skipped []string // scenarios that could not be measured here
+	program   string        // path of the tandem binary
+	dir       string        // for databases and logs
+	rounds    int           // of each comparison
+	length    time.Duration // of one side of a round
+	rows      int           // of the history
+	processes int           // at most, on one Postgres
+	missed    []string
+	skipped   []string // scenarios that could not be measured here
 }
 
 func main() {
@@ -60,6 +61,7 @@ func main() {
 	flag.IntVar(&b.rounds, "rounds", 5, "rounds of each comparison")
 	flag.DurationVar(&b.length, "length", 3*time.Second, "length of each side of a round")
 	flag.IntVar(&b.rows, "rows", 1_000_000, "rows of the history scenario")
+	flag.IntVar(&b.processes, "processes", 3, "most processes of the postgres scenario")
 	flag.StringVar(&b.program, "program", "", "path of a built tandem; without it one is built")
 	flag.Parse()
 	if err := b.run(flag.Args()); err != nil {

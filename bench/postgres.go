@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
+	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -12,153 +14,229 @@ import (
 	"tandem/webhook"
 )
 
-// measurePostgres compares one, two and three processes on one Postgres that
-// waits for the disk with a bare handler: durable accepts, and the whole async
-// path. All share the processors of one machine.
-func measurePostgres(ctx context.Context, b *bench) error {
-	for processes := 1; processes <= 3; processes++ {
-		if err := measureProcesses(ctx, b, processes); err != nil {
-			return err
-		}
-	}
-	return nil
-}
+const (
+	acceptConns = 256
+	wholeConns  = 64
+	wholeCount  = 6_000 // requests of one measurement of the whole path
+)
 
-func measureProcesses(ctx context.Context, b *bench, processes int) (err error) {
-	cluster, err := postgrestest.Start(postgrestest.Options{Settings: []string{"synchronous_commit=on"}})
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if stopErr := cluster.Stop(); err == nil {
-			err = stopErr
-		}
-	}()
-	bare, err := b.bare(ctx)
-	if err != nil {
-		return err
-	}
-	defer bare.stop()
-	receiver, err := newReceiver()
-	if err != nil {
-		return err
-	}
-	defer receiver.close()
-	rounds, err := roundsFor(ctx, 100*time.Microsecond)
-	if err != nil {
-		return err
-	}
-	secret := webhook.NewSecret()
-	start := func(args ...string) (urls []string, stop func(), err error) {
-		var all []*process
-		stop = func() {
-			for _, p := range all {
-				p.stop()
-			}
-		}
-		for range processes {
-			p, err := start(ctx, b.dir, b.program, append([]string{"serve", "--mode", "demo", "--addr", "127.0.0.1:0", "--database", cluster.URL("postgres"),
-				"--max-pending", "100000000", "--rounds", fmt.Sprint(rounds), "--callback-per-host", "64", "--callback-secret", secret.Reveal()}, args...)...)
-			if err != nil {
-				stop()
-				return nil, nil, err
-			}
-			all, urls = append(all, p), append(urls, p.url)
-		}
-		return urls, stop, nil
-	}
-	// The whole path is first: accepts that nobody works would be worked by it.
-	whole := func() error {
-		urls, stop, err := start()
-		if err != nil {
-			return err
-		}
-		defer stop()
-		const conns, count = 64, 5_000
-		var ratios []float64
-		for round := range b.rounds {
-			plain, err := flood(ctx, bare.url+"/async", smallBody, conns, b.length, http.StatusAccepted)
-			if err != nil {
-				return err
-			}
-			began := time.Now()
-			err = inParallel(processes, func(i int) error {
-				return sendAll(ctx, urls[i]+"/async", func(n int) string {
-					return fmt.Sprintf(`{"data":{"a":1.5,"b":2,"c":[3,4]},"callback_url":"%s/%d/%d/%d"}`, receiver.url, round, i, n)
-				}, conns/processes, count, http.StatusAccepted)
-			})
-			if err != nil {
-				return err
-			}
-			if err := untilDelivered(ctx, urls[0], int64((round+1)*processes*count)); err != nil {
-				return err
-			}
-			ours := float64(processes*count) / time.Since(began).Seconds()
-			fmt.Printf("       whole path, %d processes: bare %6.0f/s   tandem %6.0f/s   %.3fx\n", processes, plain, ours, ours/plain)
-			ratios = append(ratios, ours/plain)
-		}
-		b.atLeast(fmt.Sprintf("whole async path, %d processes / bare", processes), median(ratios), 0.1)
-		verified, err := receiver.verify(secret)
-		if err != nil {
-			return err
-		}
-		b.verdict(verified == b.rounds*processes*count, "callbacks verified: %d of %d accepted", verified, b.rounds*processes*count)
+// measurePostgres compares one, two and three processes on one Postgres that
+// waits for the disk with a bare handler, and with one another: durable accepts,
+// and the whole async path. A round has all of them one after the other. All
+// share the processors of one machine.
+func measurePostgres(ctx context.Context, b *bench) (err error) {
+	s, err := newPostgresScene(ctx, b)
+	if errors.Is(err, postgrestest.ErrNoPrograms) {
+		b.unmeasured("postgres", "%v; install the Postgres programs (apt-get install postgresql), or put initdb and postgres on the PATH", err)
 		return nil
 	}
-	if err := whole(); err != nil {
-		return err
-	}
-	urls, stop, err := start("--paused")
 	if err != nil {
 		return err
 	}
-	defer stop()
-	const conns = 256
-	var ratios, bytes, transactions []float64
-	for range b.rounds {
-		plain, err := flood(ctx, bare.url+"/async", smallBody, conns, b.length, http.StatusAccepted)
-		if err != nil {
-			return err
+	defer func() { err = errors.Join(err, s.close()) }()
+	for _, what := range []struct {
+		name    string
+		want    float64
+		measure func(ctx context.Context, processes int) (measured, error)
+	}{
+		{"durable accepts", 0.35, s.accepts},
+		{"whole async path", 0.1, s.whole},
+	} {
+		all := make([][]measured, b.processes)
+		for round := range b.rounds {
+			for i := range all {
+				m, err := what.measure(ctx, i+1)
+				if err != nil {
+					return fmt.Errorf("%s of %d processes: %w", what.name, i+1, err)
+				}
+				all[i] = append(all[i], m)
+				fmt.Printf("       %s, round %d, %d processes: bare %6.0f/s   tandem %6.0f/s   %.3fx\n", what.name, round+1, i+1, m.bare, m.rate, m.rate/m.bare)
+			}
 		}
-		before, err := costOf(ctx, cluster)
-		if err != nil {
-			return err
+		for i, rounds := range all {
+			fmt.Printf("       a request of %s costs, with %d processes: %s\n", what.name, i+1, medianCost(rounds))
 		}
-		rates := make([]float64, processes)
-		err = inParallel(processes, func(i int) (err error) {
-			rates[i], err = flood(ctx, urls[i]+"/async", smallBody, conns/processes, b.length, http.StatusAccepted)
-			return err
-		})
-		if err != nil {
-			return err
+		for i, rounds := range all {
+			var toBare, toOne []float64
+			for round, m := range rounds {
+				toBare, toOne = append(toBare, m.rate/m.bare), append(toOne, m.rate/all[0][round].rate)
+			}
+			b.atLeast(fmt.Sprintf("%s, %d processes / bare", what.name, i+1), median(toBare), what.want)
+			if i > 0 {
+				b.atLeast(fmt.Sprintf("%s, %d processes / one", what.name, i+1), median(toOne), 0.85)
+			}
 		}
-		after, err := costOf(ctx, cluster)
-		if err != nil {
-			return err
-		}
-		ours := 0.0
-		for _, rate := range rates {
-			ours += rate
-		}
-		fmt.Printf("       accepts, %d processes: bare %6.0f/s   tandem %6.0f/s   %.3fx\n", processes, plain, ours, ours/plain)
-		n := ours * b.length.Seconds()
-		ratios, bytes, transactions = append(ratios, ours/plain), append(bytes, (after.wal-before.wal)/n), append(transactions, (after.transactions-before.transactions)/n)
 	}
-	fmt.Printf("       an accept costs %.0f bytes of WAL and %.4f transactions, River's idle ones included\n", median(bytes), median(transactions))
-	b.atLeast(fmt.Sprintf("durable accepts, %d processes / bare", processes), median(ratios), 0.35)
+	fmt.Println("       the load, the processes and Postgres share the processors of this machine: where the cost says that all of")
+	fmt.Println("       them are busy, they are the limit, and not Postgres")
+	verified, err := s.receiver.verify(s.secret)
+	if err != nil {
+		return err
+	}
+	b.verdict(verified == s.sent, "callbacks verified: %d of %d accepted", verified, s.sent)
 	return nil
 }
 
-// cost is what a Postgres has written and committed so far.
-type cost struct{ wal, transactions float64 }
+// postgresScene is what all measurements of the scenario share.
+type postgresScene struct {
+	b        *bench
+	cluster  *postgrestest.Cluster
+	counts   bool // the cluster counts statements
+	bare     *process
+	receiver *receiver
+	secret   webhook.Secret
+	rounds   int // of compute
+	runs     int // databases made so far
+	sent     int // requests with a callback
+	closers  []func() error
+}
 
-func costOf(ctx context.Context, cluster *postgrestest.Cluster) (c cost, err error) {
-	conn, err := pgx.Connect(ctx, cluster.URL("postgres"))
+func newPostgresScene(ctx context.Context, b *bench) (_ *postgresScene, err error) {
+	s := &postgresScene{b: b, secret: webhook.NewSecret()}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.close())
+		}
+	}()
+	settings := []string{"synchronous_commit=on"}
+	s.cluster, err = postgrestest.Start(postgrestest.Options{Settings: append(settings, "shared_preload_libraries=pg_stat_statements", "compute_query_id=on")})
+	if s.counts = err == nil; !s.counts && !errors.Is(err, postgrestest.ErrNoPrograms) { // without the extension
+		s.cluster, err = postgrestest.Start(postgrestest.Options{Settings: settings})
+	}
 	if err != nil {
-		return c, err
+		return nil, err
+	}
+	s.closers = append(s.closers, s.cluster.Stop)
+	if s.counts {
+		if err := s.exec(ctx, `CREATE EXTENSION pg_stat_statements`); err != nil {
+			return nil, err
+		}
+	}
+	if s.bare, err = b.bare(ctx); err != nil {
+		return nil, err
+	}
+	s.closers = append(s.closers, func() error { s.bare.stop(); return nil })
+	if s.receiver, err = newReceiver(); err != nil {
+		return nil, err
+	}
+	s.closers = append(s.closers, func() error { s.receiver.close(); return nil })
+	s.rounds, err = roundsFor(ctx, 100*time.Microsecond)
+	return s, err
+}
+
+func (s *postgresScene) close() (err error) {
+	for len(s.closers) > 0 {
+		last := len(s.closers) - 1
+		err = errors.Join(err, s.closers[last]())
+		s.closers = s.closers[:last]
+	}
+	return err
+}
+
+func (s *postgresScene) exec(ctx context.Context, statement string) error {
+	conn, err := pgx.Connect(ctx, s.cluster.URL("postgres"))
+	if err != nil {
+		return err
 	}
 	defer conn.Close(ctx)
-	err = conn.QueryRow(ctx, `SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::float8, xact_commit::float8
-		FROM pg_stat_database WHERE datname = current_database()`).Scan(&c.wal, &c.transactions)
-	return c, err
+	_, err = conn.Exec(ctx, statement)
+	return err
+}
+
+// processes starts so many processes on a database of their own. It is dropped
+// with them.
+func (s *postgresScene) processes(ctx context.Context, n int, args ...string) (all []*process, stop func() error, err error) {
+	s.runs++
+	database := "run_" + strconv.Itoa(s.runs)
+	if err := s.exec(ctx, `CREATE DATABASE `+database); err != nil {
+		return nil, nil, err
+	}
+	stop = func() error {
+		for _, p := range all {
+			p.stop()
+		}
+		return s.exec(ctx, `DROP DATABASE `+database+` WITH (FORCE)`)
+	}
+	for range n {
+		p, err := start(ctx, s.b.dir, s.b.program, append([]string{"serve", "--mode", "demo", "--addr", "127.0.0.1:0",
+			"--database", s.cluster.URL(database), "--max-pending", "100000000", "--rounds", fmt.Sprint(s.rounds),
+			"--callback-per-host", "64", "--callback-secret", s.secret.Reveal()}, args...)...)
+		if err != nil {
+			return nil, nil, errors.Join(err, stop())
+		}
+		all = append(all, p)
+	}
+	return all, stop, nil
+}
+
+// measured is one side by side: how fast, and at what cost.
+type measured struct {
+	bare, rate float64 // requests a second
+	cost       cost    // of one request
+}
+
+// accepts measures processes that accept and work nothing.
+func (s *postgresScene) accepts(ctx context.Context, n int) (measured, error) {
+	return s.compare(ctx, n, []string{"--paused"}, func(processes []*process) (requests int, took time.Duration, err error) {
+		began := time.Now()
+		rates := make([]float64, n)
+		err = inParallel(n, func(i int) (err error) {
+			rates[i], err = flood(ctx, processes[i].url+"/async", smallBody, acceptConns/n, s.b.length, http.StatusAccepted)
+			return err
+		})
+		took = time.Since(began)
+		for _, rate := range rates {
+			requests += int(rate * took.Seconds())
+		}
+		return requests, took, err
+	}, acceptConns)
+}
+
+// whole measures the whole path: accepted, worked, called back, recorded.
+func (s *postgresScene) whole(ctx context.Context, n int) (measured, error) {
+	each := wholeCount / n
+	return s.compare(ctx, n, nil, func(processes []*process) (requests int, took time.Duration, err error) {
+		s.sent += n * each
+		began := time.Now()
+		err = inParallel(n, func(i int) error {
+			return sendAll(ctx, processes[i].url+"/async", func(nr int) string {
+				return fmt.Sprintf(`{"data":{"a":1.5,"b":2,"c":[3,4]},"callback_url":"%s/%d/%d/%d"}`, s.receiver.url, s.runs, i, nr)
+			}, wholeConns/n, each, http.StatusAccepted)
+		})
+		if err == nil {
+			err = s.receiver.until(ctx, s.sent)
+		}
+		if err == nil {
+			err = untilDelivered(ctx, processes[0].url, int64(n*each))
+		}
+		return n * each, time.Since(began), err
+	}, wholeConns)
+}
+
+// compare floods the bare handler and then loads so many processes, and sees
+// what the load costs.
+func (s *postgresScene) compare(ctx context.Context, n int, args []string, load func([]*process) (requests int, took time.Duration, err error), conns int) (m measured, err error) {
+	processes, stop, err := s.processes(ctx, n, args...)
+	if err != nil {
+		return m, err
+	}
+	defer func() { err = errors.Join(err, stop()) }()
+	if m.bare, err = flood(ctx, s.bare.url+"/async", smallBody, conns, s.b.length, http.StatusAccepted); err != nil {
+		return m, err
+	}
+	before, err := s.costSoFar(ctx, processes)
+	if err != nil {
+		return m, err
+	}
+	requests, took, err := load(processes)
+	if err != nil {
+		return m, err
+	}
+	after, err := s.costSoFar(ctx, processes)
+	if err != nil {
+		return m, err
+	}
+	m.rate = float64(requests) / took.Seconds()
+	m.cost = after.since(before).per(requests, took)
+	return m, nil
 }

@@ -102,7 +102,7 @@ func client(conns int) *http.Client {
 
 // cpu is the processor time that the process has used, on Linux.
 func (p *process) cpu() (time.Duration, error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.pid()))
 	if err != nil {
 		return 0, fmt.Errorf("processor time can be measured on Linux only: %w", err)
 	}

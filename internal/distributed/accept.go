@@ -16,11 +16,15 @@ import (
 	"tandem/internal/store"
 )
 
-// insert makes new requests, and the jobs to process those that wait. Those that
-// come with an Idempotency-Key that another request holds are not made.
-func (t *transaction) insert(ctx context.Context, writes []*write) error {
+// askInsert makes new requests, started if there is a slot for them here. Those
+// that come with an Idempotency-Key that another request holds are not made.
+func (t *transaction) askInsert(ctx context.Context, writes []*write) error {
 	var free int64 // of room for requests that wait
 	for _, wr := range writes {
+		if r := t.w.here.Load(); wr.by == nil && r.mayStart(&wr.req) {
+			wr.by, wr.hold = r, t.w.lease()
+			wr.req.Status, wr.req.StartedAt, wr.req.Starts, wr.req.Epoch = tandem.Processing, t.w.now(), 1, 1
+		}
 		if wr.req.Status == tandem.Pending {
 			free++
 		}
@@ -48,19 +52,24 @@ func (t *transaction) insert(ctx context.Context, writes []*write) error {
 			admitted = append(admitted, wr)
 		}
 	}
-	if len(admitted) == 0 {
-		return nil
+	if len(admitted) > 0 {
+		t.askRows(&t.first, admitted)
 	}
-	if err := t.insertRows(ctx, admitted); err != nil {
-		return err
-	}
-	for _, wr := range admitted {
+	return nil
+}
+
+// insert makes the jobs to process those that wait.
+func (t *transaction) insert(_ context.Context, writes []*write) error {
+	for _, wr := range writes {
 		if !wr.made {
-			continue // a note whose request has its outcome
+			continue // not admitted, or a note whose request has its outcome
 		}
 		t.Count(&wr.req, wr.req.Status, wr.req.Callback.State, +1)
-		if wr.req.Mode == tandem.Async && wr.req.Status == tandem.Pending {
-			t.jobs = append(t.jobs, processJob(&wr.req))
+		switch {
+		case wr.hold > 0:
+			t.add(processJob(&wr.req), wr)
+		case wr.req.Mode == tandem.Async && wr.req.Status == tandem.Pending:
+			t.add(processJob(&wr.req), nil)
 		}
 	}
 	return nil
@@ -143,6 +152,12 @@ func (t *transaction) findHolders(ctx context.Context, writes []*write) error {
 }
 
 func (t *transaction) insertRows(ctx context.Context, writes []*write) error {
+	var one pgx.Batch
+	t.askRows(&one, writes)
+	return t.send(ctx, &one)
+}
+
+func (t *transaction) askRows(in *pgx.Batch, writes []*write) {
 	text := func(of func(*tandem.Request) string) []string {
 		return column(writes, func(wr *write) string { return of(&wr.req) })
 	}
@@ -160,7 +175,7 @@ func (t *transaction) insertRows(ctx context.Context, writes []*write) error {
 	at := func(of func(*tandem.Request) time.Time) []*int64 {
 		return column(writes, func(wr *write) *int64 { return micros(of(&wr.req)) })
 	}
-	rows, err := t.tx.Query(ctx, `
+	in.Queue(`
 		INSERT INTO requests (id, owner, mode, status, lane, workload, complexity, data,
 			callback_url, callback_host, callback_state, max_attempts, callback_options,
 			created_at, started_at, worked_at, not_before, expires_at, starts, epoch, waited,
@@ -198,22 +213,20 @@ func (t *transaction) insertRows(ctx context.Context, writes []*write) error {
 		number(func(r *tandem.Request) int { return r.Epoch }),
 		column(writes, func(wr *write) bool { return wr.req.Waited }),
 		column(writes, func(wr *write) []byte { return wr.req.Result }),
-		column(writes, failureCode), column(writes, failureMessage), column(writes, failureUpstream), t.w.name)
-	if err != nil {
-		return fmt.Errorf("insert requests: %w", err)
-	}
-	byID := make(map[string]*write, len(writes))
-	for _, wr := range writes {
-		byID[wr.req.ID] = wr
-	}
-	var id string
-	var seq int64
-	_, err = pgx.ForEachRow(rows, []any{&id, &seq}, func() error {
-		byID[id].made, byID[id].seq = true, seq
+		column(writes, failureCode), column(writes, failureMessage), column(writes, failureUpstream), t.w.name).Query(func(rows pgx.Rows) error {
+		byID := make(map[string]*write, len(writes))
+		for _, wr := range writes {
+			byID[wr.req.ID] = wr
+		}
+		var id string
+		var seq int64
+		_, err := pgx.ForEachRow(rows, []any{&id, &seq}, func() error {
+			byID[id].made, byID[id].seq = true, seq
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("insert requests: %w", err)
+		}
 		return nil
 	})
-	if err != nil {
-		return fmt.Errorf("insert requests: %w", err)
-	}
-	return nil
 }

@@ -2,55 +2,58 @@ package distributed
 
 import (
 	"context"
-	"fmt"
+
+	"github.com/jackc/pgx/v5"
 
 	"tandem"
 )
 
-// settle records delivery attempts, and ends the claims to them: one that another
-// process has claimed meanwhile is its to record. Of a callback that is delivered anew, the
-// status before is one of those that its outcome has; the counters must know
-// which.
-func (t *transaction) settle(ctx context.Context, writes []*write) error {
-	before := make(map[*write]tandem.Status, len(writes))
-	guess := func(writes []*write, of func(*tandem.Request) tandem.Status) error {
-		if len(writes) == 0 {
-			return nil
-		}
-		for _, wr := range writes {
-			before[wr] = of(&wr.req)
-		}
-		return t.query(ctx, "record attempts", writes, settleQuery, ids(writes),
-			column(writes, func(wr *write) string { return string(before[wr]) }),
-			column(writes, func(wr *write) int { return wr.attempt.Number - 1 }),
-			column(writes, func(wr *write) string { return string(wr.req.Status) }),
-			column(writes, func(wr *write) string { return string(wr.req.Callback.State) }),
-			column(writes, func(wr *write) int { return wr.req.Callback.Attempts }),
-			column(writes, func(wr *write) *int64 { return micros(wr.req.Callback.NextAt) }),
-			column(writes, func(wr *write) int { return wr.req.Callback.LastStatus }),
-			column(writes, func(wr *write) string { return clean(wr.req.Callback.LastError) }), t.w.name)
-	}
-	err := guess(writes, func(req *tandem.Request) tandem.Status {
+// askSettle records delivery attempts, and ends the claims to them: one that
+// another process has claimed meanwhile is that one's to record. Of a callback
+// that is delivered anew, the status before is one of those that its outcome has;
+// the counters must know which.
+func (t *transaction) askSettle(_ context.Context, writes []*write) error {
+	for _, wr := range writes {
 		switch {
-		case req.Failure != nil:
-			return tandem.Failed
-		case req.Callback.Since.IsZero():
-			return tandem.Completed
+		case wr.req.Failure != nil:
+			wr.before = tandem.Failed
+		case wr.req.Callback.Since.IsZero():
+			wr.before = tandem.Completed
 		default:
-			return req.Status
+			wr.before = wr.req.Status
 		}
-	})
-	if err != nil {
-		return err
 	}
+	t.askAttempts(&t.first, writes)
+	return nil
+}
+
+func (t *transaction) askAttempts(in *pgx.Batch, writes []*write) {
+	t.ask(in, "record attempts", writes, settleQuery, ids(writes),
+		column(writes, func(wr *write) string { return string(wr.before) }),
+		column(writes, func(wr *write) int { return wr.attempt.Number - 1 }),
+		column(writes, func(wr *write) string { return string(wr.req.Status) }),
+		column(writes, func(wr *write) string { return string(wr.req.Callback.State) }),
+		column(writes, func(wr *write) int { return wr.req.Callback.Attempts }),
+		column(writes, func(wr *write) *int64 { return micros(wr.req.Callback.NextAt) }),
+		column(writes, func(wr *write) int { return wr.req.Callback.LastStatus }),
+		column(writes, func(wr *write) string { return clean(wr.req.Callback.LastError) }), t.w.name)
+}
+
+// settle goes on from there.
+func (t *transaction) settle(ctx context.Context, writes []*write) error {
 	var anew []*write
 	for _, wr := range left(writes) {
 		if !wr.req.Callback.Since.IsZero() && wr.req.Status == tandem.CallbackSent {
+			wr.before = tandem.CallbackFailed
 			anew = append(anew, wr)
 		}
 	}
-	if err := guess(anew, func(*tandem.Request) tandem.Status { return tandem.CallbackFailed }); err != nil {
-		return err
+	if len(anew) > 0 {
+		var again pgx.Batch
+		t.askAttempts(&again, anew)
+		if err := t.send(ctx, &again); err != nil {
+			return err
+		}
 	}
 	var made []*write
 	for _, wr := range writes {
@@ -58,13 +61,21 @@ func (t *transaction) settle(ctx context.Context, writes []*write) error {
 			continue
 		}
 		made = append(made, wr)
-		t.Count(&wr.req, before[wr], tandem.CallbackPending, -1)
+		switch {
+		case wr.req.Callback.NextAt.IsZero():
+			t.end(wr.job)
+		case wr.job.held: // one that River has given to this process is snoozed
+			t.end(wr.job)
+			t.add(deliverJob(&wr.req), nil)
+		}
+		t.Count(&wr.req, wr.before, tandem.CallbackPending, -1)
 		t.Count(&wr.req, wr.req.Status, wr.req.Callback.State, +1)
 		if wr.attempt.Class != tandem.ClassNone {
 			t.CountError(&wr.req, "callback", string(wr.attempt.Class))
 		}
 	}
-	return t.insertAttempts(ctx, made)
+	t.insertAttempts(made)
+	return nil
 }
 
 const settleQuery = `
@@ -77,11 +88,11 @@ const settleQuery = `
 		AND (r.attempt_by IS NULL OR r.attempt_by = $10)
 	RETURNING u.n, r.callback_state`
 
-func (t *transaction) insertAttempts(ctx context.Context, writes []*write) error {
+func (t *transaction) insertAttempts(writes []*write) {
 	if len(writes) == 0 {
-		return nil
+		return
 	}
-	_, err := t.tx.Exec(ctx, `
+	t.last.Queue(`
 		INSERT INTO attempts (request_id, number, at, duration_us, status, class, error, answer)
 		SELECT * FROM unnest($1::text[], $2::int[], $3::bigint[], $4::bigint[], $5::int[], $6::text[], $7::text[], $8::bytea[])`,
 		ids(writes),
@@ -92,8 +103,4 @@ func (t *transaction) insertAttempts(ctx context.Context, writes []*write) error
 		column(writes, func(wr *write) string { return string(wr.attempt.Class) }),
 		column(writes, func(wr *write) string { return clean(wr.attempt.Error) }),
 		column(writes, func(wr *write) []byte { return wr.attempt.Answer }))
-	if err != nil {
-		return fmt.Errorf("insert attempts: %w", err)
-	}
-	return nil
 }

@@ -34,13 +34,17 @@ func (b *Backend) claimAttempt(ctx context.Context, req *tandem.Request) error {
 
 // yieldAttempt ends this process's claim to an attempt that it has not recorded.
 func (b *Backend) yieldAttempt(ctx context.Context, req *tandem.Request) error {
-	return b.writer.Do(ctx, &write{kind: yielding, req: *req}, nil)
+	return b.writer.Do(ctx, &write{kind: yielding, req: *req, job: b.deliverJobs.of(req.ID)}, nil)
 }
 
-func (t *transaction) claim(ctx context.Context, writes []*write) error {
-	return t.query(ctx, "claim attempts", writes, claimQuery, ids(writes), attemptsMade(writes),
+func (t *transaction) askClaim(_ context.Context, writes []*write) error {
+	t.ask(&t.first, "claim attempts", writes, claimQuery, ids(writes), attemptsMade(writes),
 		column(writes, func(wr *write) int64 { return t.w.lasts(&wr.req).Microseconds() }), t.w.name)
+	return nil
 }
+
+// claim changes nothing more: who has claimed an attempt is in no counter.
+func (t *transaction) claim(context.Context, []*write) error { return nil }
 
 const claimQuery = `
 	UPDATE requests r SET attempt_by = $4, attempt_till = ` + postgresMicros + ` + u.lasts
@@ -52,7 +56,14 @@ const claimQuery = `
 const postgresMicros = `(extract(epoch FROM clock_timestamp()) * 1000000)::bigint`
 
 func (t *transaction) yield(ctx context.Context, writes []*write) error {
-	return t.query(ctx, "give attempts back", writes, yieldQuery, ids(writes), attemptsMade(writes), t.w.name)
+	err := t.query(ctx, "give attempts back", writes, yieldQuery, ids(writes), attemptsMade(writes), t.w.name)
+	for _, wr := range writes {
+		if wr.made && wr.job.held {
+			t.end(wr.job)
+			t.add(deliverJob(&wr.req), nil)
+		}
+	}
+	return err
 }
 
 const yieldQuery = `

@@ -23,8 +23,13 @@ import (
 	"tandem/work"
 )
 
-// worker runs a whole engine on a database, as one more process would.
-func worker(t *testing.T, database string) *distributed.Backend {
+// process is a whole engine on a database, as one more process would run it.
+type process struct {
+	backend *distributed.Backend
+	stop    func() // takes up no more, and stops what runs
+}
+
+func startProcess(t *testing.T, database string, registry *work.Registry) process {
 	t.Helper()
 	backend := open(t, database, distributed.Options{})
 	guard, err := egress.New(egress.Options{LoopbackAnyPort: true})
@@ -34,20 +39,23 @@ func worker(t *testing.T, database string) *distributed.Backend {
 	sender := callback.NewSender(guard.Dial, callback.Options{})
 	t.Cleanup(sender.Close)
 	secrets := []webhook.Secret{webhook.NewSecret()}
-	e, err := engine.New(backend, &work.Registry{}, guard, sender, func(string) []webhook.Secret { return secrets }, engine.Options{})
+	e, err := engine.New(backend, registry, guard, sender, func(string) []webhook.Secret { return secrets }, engine.Options{
+		Policy: callback.Policy{Base: 50 * time.Millisecond, Cap: 50 * time.Millisecond, Attempts: 3, MaxAge: time.Minute}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- e.Run(ctx) }()
-	t.Cleanup(func() {
+	stop := sync.OnceFunc(func() {
 		cancel()
+		e.Halt()
 		if err := <-done; err != nil {
 			t.Errorf("run: %v", err)
 		}
 	})
-	return backend
+	t.Cleanup(stop)
+	return process{backend, stop}
 }
 
 // owing puts a request on record that owes its first attempt, with the deliver
@@ -115,8 +123,8 @@ func TestJobsOfOneRequestInTwoProcessesMakeOneAttempt(t *testing.T) {
 	api := open(t, database, distributed.Options{NoSteps: true})
 	req := owing(t, api, receiver.URL)
 
-	worker(t, database)
-	worker(t, database)
+	startProcess(t, database, &work.Registry{})
+	startProcess(t, database, &work.Registry{})
 	t.Cleanup(release)
 	const jobsThatRan = `SELECT count(DISTINCT attempted_by[1]) FROM river_job WHERE kind = 'deliver' AND attempted_by IS NOT NULL`
 	eventually(t, "both processes have had a job of the request", func() bool {
@@ -159,7 +167,7 @@ func TestTheClaimOfADeadProcessEndsWithItsTime(t *testing.T) {
 	if tandem.CodeOf(err) != tandem.CodeConflict {
 		t.Errorf("recording an attempt that another process has claimed: %v, want a conflict", err)
 	}
-	worker(t, database)
+	startProcess(t, database, &work.Registry{})
 	select {
 	case at := <-arrived:
 		if at.Before(till) {

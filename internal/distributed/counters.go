@@ -2,16 +2,14 @@ package distributed
 
 import (
 	"cmp"
-	"context"
-	"fmt"
 	"slices"
 
 	"tandem/internal/store"
 )
 
-// writeCounters writes in the order of the keys, so that no two transactions
-// wait for each other's rows.
-func (t *transaction) writeCounters(ctx context.Context) error {
+// writeCounters puts what has been counted into the transaction's last batch, in
+// the order of the keys, so that no two transactions wait for each other's rows.
+func (t *transaction) writeCounters() {
 	var owners, modes, statuses, states []string
 	var requests, processing []int64
 	for _, key := range sortedKeys(t.Requests, func(a, b store.Standing) int {
@@ -24,26 +22,20 @@ func (t *transaction) writeCounters(ctx context.Context) error {
 		}
 	}
 	if len(owners) > 0 {
-		_, err := t.tx.Exec(ctx, `
+		t.last.Queue(`
 			INSERT INTO request_counters AS c (owner, mode, status, callback_state, requests, processing_us, shard)
 			SELECT u.*, $7 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::bigint[]) AS u
 			ON CONFLICT (owner, mode, status, callback_state, shard) DO UPDATE
 			SET requests = c.requests + excluded.requests, processing_us = c.processing_us + excluded.processing_us`,
 			owners, modes, statuses, states, requests, processing, t.shard)
-		if err != nil {
-			return fmt.Errorf("count requests: %w", err)
-		}
 	}
 	for _, owner := range sortedKeys(t.Pruned, cmp.Compare) {
-		_, err := t.tx.Exec(ctx, `
+		t.last.Queue(`
 			INSERT INTO pruned_counters AS c (owner, pruned, shard) VALUES ($1, $2, $3)
 			ON CONFLICT (owner, shard) DO UPDATE SET pruned = c.pruned + excluded.pruned`, owner, t.Pruned[owner], t.shard)
-		if err != nil {
-			return fmt.Errorf("count deleted requests: %w", err)
-		}
 	}
 	if len(t.Errors) == 0 {
-		return nil
+		return
 	}
 	var owner, source, name []string
 	var n []int64
@@ -52,15 +44,11 @@ func (t *transaction) writeCounters(ctx context.Context) error {
 	}) {
 		owner, source, name, n = append(owner, key.Owner), append(source, key.Source), append(name, key.Name), append(n, t.Errors[key])
 	}
-	_, err := t.tx.Exec(ctx, `
+	t.last.Queue(`
 		INSERT INTO error_counters AS c (owner, source, category, errors, shard)
 		SELECT u.*, $5 FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[]) AS u
 		ON CONFLICT (owner, source, category, shard) DO UPDATE SET errors = c.errors + excluded.errors`,
 		owner, source, name, n, t.shard)
-	if err != nil {
-		return fmt.Errorf("count errors: %w", err)
-	}
-	return nil
 }
 
 func sortedKeys[K comparable, V any](m map[K]V, by func(a, b K) int) []K {

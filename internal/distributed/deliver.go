@@ -19,10 +19,10 @@ import (
 // which is begun: its answer may have taken long to get here. Then it is another
 // process's, and River would let both of them move it: so it is not made due
 // before that one's lease has ended, too.
-func (r *runner) deliver(ctx context.Context, id string, begun time.Time) error {
+func (r *runner) deliver(ctx context.Context, id string, job int64, begun time.Time) error {
 	r.running.begin()
 	defer r.running.end()
-	err := r.attempt(ctx, id, begun)
+	err := r.attempt(ctx, id, job, begun)
 	if r.over(begun) {
 		r.b.log.Warn("a callback's job was here past its lease and is left to other processes", "request_id", id)
 		return river.JobSnooze(r.b.lease())
@@ -35,7 +35,7 @@ func (r *runner) over(begun time.Time) bool { return time.Since(begun) >= r.b.le
 
 // attempt makes the attempt that is due, unless it is another's. The lease must
 // last until it is claimed.
-func (r *runner) attempt(ctx context.Context, id string, begun time.Time) error {
+func (r *runner) attempt(ctx context.Context, id string, job int64, begun time.Time) error {
 	ctx, cancel := context.WithDeadline(ctx, begun.Add(r.b.lease()))
 	defer cancel()
 	found, err := r.b.rows.read(ctx, id)
@@ -61,20 +61,27 @@ func (r *runner) attempt(ctx context.Context, id string, begun time.Time) error 
 	asked := time.Now()
 	err = r.b.claimAttempt(ctx, req)
 	switch {
-	case err == nil && time.Since(asked) < beginWithin:
-		return r.send(host, req)
 	case err == nil:
-		err = r.b.yieldAttempt(r.stepCtx, req)
-	}
-	r.steps.Leave(host)
-	if err == nil || tandem.CodeOf(err) == tandem.CodeConflict {
+		r.b.deliverJobs.put(id, ownJob{id: job})
+		defer r.b.deliverJobs.remove(id)
+		return r.send(host, req, asked)
+	case tandem.CodeOf(err) == tandem.CodeConflict:
+		r.steps.Leave(host)
 		return river.JobSnooze(again) // the row says what has happened
+	default:
+		r.steps.Leave(host)
+		return r.later("a delivery attempt could not be claimed", id, err)
 	}
-	return r.later("a delivery attempt could not be claimed", id, err)
 }
 
-// send makes an attempt that has been admitted and claimed.
-func (r *runner) send(host string, req *tandem.Request) error {
+// send makes an attempt that has been admitted and, when it was asked for,
+// claimed.
+func (r *runner) send(host string, req *tandem.Request, asked time.Time) error {
+	if time.Since(asked) >= beginWithin {
+		r.steps.Leave(host)
+		r.yield(req)
+		return river.JobSnooze(again)
+	}
 	owed := *req
 	err := r.steps.Deliver(r.stepCtx, host, req)
 	if err := r.b.breakers.attempted(r.stepCtx, r.steps, host); err != nil {
@@ -88,10 +95,16 @@ func (r *runner) send(host string, req *tandem.Request) error {
 	case tandem.CodeOf(err) == tandem.CodeConflict:
 		return river.JobSnooze(again)
 	}
-	if err := r.b.yieldAttempt(r.stepCtx, &owed); err != nil && tandem.CodeOf(err) != tandem.CodeConflict {
-		r.b.log.Warn("a claim to a delivery attempt was not given back; it ends by itself", "request_id", req.ID, "error", err)
-	}
+	r.yield(&owed)
 	return r.later("a delivery attempt was not recorded", req.ID, err)
+}
+
+// yield gives back the claim to an attempt that was not recorded.
+func (r *runner) yield(owed *tandem.Request) {
+	err := r.b.yieldAttempt(r.stepCtx, owed)
+	if err != nil && tandem.CodeOf(err) != tandem.CodeConflict {
+		r.b.log.Warn("a claim to a delivery attempt was not given back; it ends by itself", "request_id", owed.ID, "error", err)
+	}
 }
 
 // longestWait clamps the wait for an attempt, should the wall clock have been
@@ -107,6 +120,9 @@ func (r *runner) admit(ctx context.Context, host string, begun time.Time) (putOf
 		seen := r.places.freed(host)
 		if r.over(begun) || r.ctx.Err() != nil {
 			return river.JobSnooze(0)
+		}
+		if r.places.full() {
+			return river.JobSnooze(r.places.putOff(host, 0))
 		}
 		admission, err := r.b.breakers.admit(ctx, r.steps, host)
 		switch {

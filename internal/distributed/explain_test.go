@@ -90,13 +90,14 @@ func queries() []explained {
 		{"deleteKeysQuery", deleteKeysQuery, []any{id}, 0},
 		{"startQuery", startQuery, []any{id, n, at, "me"}, 0},
 		{"requeueQuery", requeueQuery, []any{id, n, n}, 0},
-		{"finishQuery", finishQuery, []any{id, n, text, at, at, bytes, text, text, n, at}, 0},
+		{"finishQuery", finishQuery, []any{id, n, text, at, at, bytes, text, text, n, at, at, "me"}, 0},
 		{"failQuery", failQuery, []any{id, n, at, text, text, at}, 0},
 		{"releaseQuery", releaseQuery, []any{id, "pending"}, 0},
 		{"redeliverQuery", redeliverQuery, []any{id, text, text, at, at, n}, 0},
 		{"claimQuery", claimQuery, []any{id, n, at, "me"}, 0},
 		{"yieldQuery", yieldQuery, []any{id, n, "me"}, 0},
 		{"settleQuery", settleQuery, []any{id, text, n, text, text, n, at, n, text, "me"}, 0},
+		{"deleteJobsQuery", deleteJobsQuery, []any{[]int64{1, 2}}, 0},
 		{"interruptQuery", interruptQuery, []any{id, text}, 0},
 		// As many as there are owners, whatever their history.
 		{"requestCountsQuery", requestCountsQuery(""), nil, 3 * mostRead},
@@ -110,6 +111,7 @@ func queries() []explained {
 		{"openQuery", openQuery, []any{"host1", int64(1)}, 0},
 		{"closeQuery", closeQuery, []any{"host1"}, 0},
 		{"forgetHostsQuery", forgetHostsQuery, []any{int64(5)}, 3 * mostRead}, // of 1,000 hosts
+		{"pausedQuery", pausedQuery, nil, 0},
 		{"leadsQuery", leadsQuery, []any{"me"}, 0},
 		// All that is owed and its jobs: 120 requests and 600 callbacks.
 		{"lostQuery of process", lostProcessQuery, []any{restorePage}, 0},
@@ -251,7 +253,7 @@ func TestEveryQueryGoesByIndex(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer ours.Release()
-	small := []string{"request_counters", "error_counters", "pruned_counters", "breakers", "river_leader"} // which it reads whole, being short
+	small := []string{"request_counters", "error_counters", "pruned_counters", "breakers", "river_leader", "river_queue"} // which it reads whole, being short
 	for _, who := range []struct {
 		name string
 		conn *pgx.Conn

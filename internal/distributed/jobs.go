@@ -1,7 +1,9 @@
 package distributed
 
 import (
+	"bytes"
 	"context"
+	"fmt"
 	"log/slog"
 	"time"
 
@@ -65,6 +67,65 @@ func job(args river.JobArgs, queue string, at time.Time) river.InsertManyParams 
 
 const scheduleBeyond = 10 * time.Second
 
+// newJob is a job that a transaction makes. If it is held for this process, the
+// write that it comes of is told which it is.
+type newJob struct {
+	params river.InsertManyParams
+	holder *write
+}
+
+// add makes a job with the transaction, held for its write if there is one.
+func (t *transaction) add(params river.InsertManyParams, holder *write) {
+	if holder != nil {
+		params.InsertOpts.ScheduledAt = time.Now().Add(holder.hold)
+	}
+	t.jobs = append(t.jobs, newJob{params, holder})
+}
+
+// end deletes a job of this process with the transaction, if it is one. River
+// lets the worker of a job that it finds gone be.
+func (t *transaction) end(job ownJob) {
+	if job.id != 0 {
+		t.ended = append(t.ended, job.id)
+	}
+}
+
+// writeJobs makes and deletes the transaction's jobs.
+func (t *transaction) writeJobs(ctx context.Context) error {
+	if len(t.ended) > 0 {
+		t.last.Queue(deleteJobsQuery, t.ended)
+	}
+	if len(t.jobs) == 0 {
+		return nil
+	}
+	params, held := make([]river.InsertManyParams, len(t.jobs)), false
+	for i, job := range t.jobs {
+		params[i], held = job.params, held || job.holder != nil
+	}
+	if !held { // then nobody needs to know which they are
+		if _, err := t.w.insert.InsertManyFastTx(ctx, t.tx, params); err != nil {
+			return fmt.Errorf("insert jobs: %w", err)
+		}
+		return nil
+	}
+	made, err := t.w.insert.InsertManyTx(ctx, t.tx, params)
+	if err != nil {
+		return fmt.Errorf("insert jobs: %w", err)
+	}
+	for i, job := range t.jobs {
+		if job.holder == nil {
+			continue
+		}
+		if !bytes.Contains(made[i].Job.EncodedArgs, []byte(job.holder.req.ID)) {
+			return fmt.Errorf("insert jobs: they came back in another order")
+		}
+		job.holder.held = made[i].Job.ID
+	}
+	return nil
+}
+
+const deleteJobsQuery = `DELETE FROM river_job WHERE id = ANY($1)`
+
 // kinds registers every kind of job, to be run by r. Every client has all of
 // them: the one that leads discards jobs of kinds that it does not know.
 func kinds(r *runner) *river.Workers {
@@ -80,7 +141,7 @@ type processWorker struct {
 }
 
 func (w *processWorker) Work(ctx context.Context, job *river.Job[processArgs]) error {
-	return w.r.process(ctx, job.Args.ID)
+	return w.r.process(ctx, job.Args.ID, job.ID)
 }
 
 // NextRetry is for a job whose process has died: at once.
@@ -96,7 +157,7 @@ func (w *deliverWorker) Work(ctx context.Context, job *river.Job[deliverArgs]) e
 	if job.AttemptedAt != nil {
 		begun = begun.Add(-max(0, time.Since(*job.AttemptedAt)))
 	}
-	return w.r.deliver(ctx, job.Args.ID, begun)
+	return w.r.deliver(ctx, job.Args.ID, job.ID, begun)
 }
 
 // NextRetry is for a job whose process has died: at once.
@@ -104,12 +165,12 @@ func (w *deliverWorker) NextRetry(*river.Job[deliverArgs]) time.Time { return ti
 
 const (
 	// fetchCooldown is the least time between two looks for jobs of one queue.
-	fetchCooldown = 5 * time.Millisecond
+	fetchCooldown = 20 * time.Millisecond
 	// fetchPoll is the most, should no notification of new jobs come: so long a
 	// job may be late whose time has come.
 	fetchPoll = 200 * time.Millisecond
-	// keepJobs is how long jobs that have ended stay for people to look at. The
-	// history is in our own rows.
+	// keepJobs is how long jobs that ended without their step, having found nothing
+	// to do, stay for people to look at. The history is in our own rows.
 	keepJobs = time.Minute
 
 	// jobGrace is how much longer than its step a job may take, for reading and

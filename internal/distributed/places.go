@@ -13,9 +13,10 @@ import (
 type places struct {
 	most int // jobs that this process takes at once
 
-	mu      sync.Mutex
-	waiting int
-	hosts   map[string]*hostPlaces
+	mu       sync.Mutex
+	inFlight int
+	waiting  int
+	hosts    map[string]*hostPlaces
 }
 
 type hostPlaces struct {
@@ -57,6 +58,31 @@ func (p *places) begun(name string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.host(name).inFlight++
+	p.inFlight++
+}
+
+// roomFor reports whether a callback to the host may wait here for its place: not
+// too many do, and none was put off for later.
+func (p *places) roomFor(name string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if h := p.hosts[name]; h != nil && (p.crowded(h) || time.Now().Before(h.next)) {
+		return false
+	}
+	return p.inFlight < p.most
+}
+
+// full reports whether this process makes as many attempts as it may.
+func (p *places) full() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.inFlight >= p.most
+}
+
+// crowded reports whether as many wait as may, for the host or in all. The caller
+// holds mu.
+func (p *places) crowded(h *hostPlaces) bool {
+	return len(h.waiting) >= p.most/4 || p.waiting >= p.most/2
 }
 
 func (p *places) ended(name string) {
@@ -65,6 +91,7 @@ func (p *places) ended(name string) {
 	now := time.Now()
 	h := p.host(name)
 	h.inFlight--
+	p.inFlight--
 	h.freed++
 	if !h.lastEnd.IsZero() {
 		h.pace += (min(now.Sub(h.lastEnd), slowestPace) - h.pace) / 16
@@ -100,7 +127,7 @@ func (p *places) wait(ctx context.Context, name string, seen int, patience time.
 		p.mu.Unlock()
 		return patience > 0
 	}
-	if len(h.waiting) >= p.most/4 || p.waiting >= p.most/2 {
+	if p.crowded(h) {
 		p.mu.Unlock()
 		return false
 	}

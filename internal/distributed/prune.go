@@ -86,7 +86,7 @@ const settledQuery = `
 // deleteSettled deletes requests in one transaction, those that are not settled
 // any more excepted, and counts them out.
 func (b *Backend) deleteSettled(ctx context.Context, seqs []int64) (err error) {
-	tx, err := b.pool.BeginTx(ctx, pgx.TxOptions{BeginQuery: beginQuery})
+	tx, err := b.begin(ctx)
 	if err != nil {
 		return err
 	}
@@ -118,7 +118,8 @@ func (b *Backend) deleteSettled(ctx context.Context, seqs []int64) (err error) {
 	if _, err := tx.Exec(ctx, deleteKeysQuery, ids); err != nil {
 		return err
 	}
-	if err := t.writeCounters(ctx); err != nil {
+	t.writeCounters()
+	if err := t.send(ctx, &t.last); err != nil {
 		return err
 	}
 	return tx.Commit(ctx)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/riverqueue/river"
@@ -33,6 +34,9 @@ const (
 func (b *Backend) Run(ctx context.Context, steps engine.Steps) error {
 	b.signals.steps.Store(&steps)
 	defer b.signals.steps.Store(nil)
+	if err := b.breakers.look(ctx); err != nil && ctx.Err() == nil {
+		b.log.Warn("which hosts are left alone is not known yet; it will be read again", "error", err)
+	}
 	if b.opts.NoSteps {
 		<-ctx.Done()
 		return nil
@@ -45,6 +49,11 @@ func (b *Backend) Run(ctx context.Context, steps engine.Steps) error {
 		suspects: make(chan struct{}, 1),
 		places:   newPlaces(b.opts.MaxAttempts),
 	}
+	if err := b.lookForPauses(ctx); err != nil { // it is looked for again soon
+		b.log.Warn("no step is taken at once yet", "error", err)
+	}
+	b.here.Store(r)
+	defer b.here.Store(nil)
 	client, err := r.start()
 	if err != nil {
 		return err
@@ -58,9 +67,11 @@ func (b *Backend) Run(ctx context.Context, steps engine.Steps) error {
 		loops.Go(func() { r.every(pruneEvery(b.opts.Retain), "deleting old requests", b.prune) })
 	}
 	<-ctx.Done()
+	r.running.close()
 	if client != nil {
 		r.stop(client)
 	}
+	r.running.wait()
 	loops.Wait()
 	return nil
 }
@@ -74,6 +85,16 @@ type runner struct {
 	running  atWork          // the jobs
 	suspects chan struct{}   // held by the one suspect that runs
 	places   *places
+
+	waitingCPU, waitingIO atomic.Int64 // process jobs that wait for room in their lane
+}
+
+// waiting counts the process jobs that wait for room in a lane.
+func (r *runner) waiting(lane string) *atomic.Int64 {
+	if lane == work.Waits.String() {
+		return &r.waitingIO
+	}
+	return &r.waitingCPU
 }
 
 // start makes a client that takes jobs. It tries until it has one, or nil when
@@ -115,7 +136,7 @@ func (r *runner) stop(client *riverClient) {
 
 // process is a process job: it runs the step if it is due, and says when to look
 // again if it is not.
-func (r *runner) process(ctx context.Context, id string) error {
+func (r *runner) process(ctx context.Context, id string, job int64) error {
 	r.running.begin()
 	defer r.running.end()
 	for {
@@ -127,7 +148,7 @@ func (r *runner) process(ctx context.Context, id string) error {
 		case err != nil:
 			return r.later("a request could not be read", id, err)
 		case req.Status == tandem.Pending:
-			return r.begin(ctx, req)
+			return r.begin(ctx, req, job)
 		}
 		// It is being processed, or was by a process that is dead.
 		wait := r.b.lease() - r.b.now().Sub(req.StartedAt)
@@ -146,7 +167,7 @@ func (r *runner) process(ctx context.Context, id string) error {
 }
 
 // begin runs the work of a pending request, if it may begin.
-func (r *runner) begin(ctx context.Context, req *tandem.Request) error {
+func (r *runner) begin(ctx context.Context, req *tandem.Request, job int64) error {
 	if wait := req.NotBefore.Sub(r.b.now()); wait > 0 {
 		return river.JobSnooze(wait)
 	}
@@ -164,10 +185,19 @@ func (r *runner) begin(ctx context.Context, req *tandem.Request) error {
 			return river.JobSnooze(0)
 		}
 	}
-	if r.ctx.Err() != nil || r.steps.Reserve(waiting, req.Lane) != nil {
+	r.waiting(req.Lane).Add(1)
+	err := r.steps.Reserve(waiting, req.Lane)
+	r.waiting(req.Lane).Add(-1)
+	switch {
+	case err != nil:
+		return river.JobSnooze(0)
+	case r.ctx.Err() != nil:
+		r.steps.Unreserve(req.Lane)
 		return river.JobSnooze(0)
 	}
-	err := r.steps.Process(r.stepCtx, req)
+	r.b.processJobs.put(req.ID, ownJob{id: job})
+	defer r.b.processJobs.remove(req.ID)
+	err = r.steps.Process(r.stepCtx, req)
 	switch {
 	case err == nil && req.Status == tandem.Pending: // given back
 		return river.JobSnooze(0)
@@ -263,9 +293,27 @@ const forgetKeysQuery = `DELETE FROM idempotency_keys WHERE created_at < $1 AND 
 // atWork counts the jobs that run. Unlike a sync.WaitGroup it can be waited for
 // while River begins another: one that it had fetched already.
 type atWork struct {
-	mu   sync.Mutex
-	n    int
-	idle chan struct{} // closed when n comes to 0; nil while nobody waits
+	mu     sync.Mutex
+	n      int
+	closed bool
+	idle   chan struct{} // closed when n comes to 0; nil while nobody waits
+}
+
+// mayBegin begins one, unless no more are to.
+func (a *atWork) mayBegin() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.closed {
+		a.n++
+	}
+	return !a.closed
+}
+
+// close lets mayBegin begin no more.
+func (a *atWork) close() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.closed = true
 }
 
 func (a *atWork) begin() {

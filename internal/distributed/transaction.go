@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/riverqueue/river"
 
 	"tandem"
 	"tandem/internal/engine"
@@ -23,7 +22,10 @@ type transaction struct {
 	room  int64 // that it has taken
 
 	store.Tally
-	jobs []river.InsertManyParams
+	jobs  []newJob
+	ended []int64   // jobs
+	first pgx.Batch // statements that depend on nothing in the transaction
+	last  pgx.Batch // statements that nothing in the transaction depends on
 }
 
 func newTransaction(tx pgx.Tx, w *writer, shard int) *transaction {
@@ -34,11 +36,25 @@ func newTransaction(tx pgx.Tx, w *writer, shard int) *transaction {
 func (t *transaction) run(ctx context.Context, batch []*write) error {
 	var byKind [lastKind + 1][]*write
 	for _, wr := range batch {
-		wr.made, wr.answer, wr.holder = false, nil, "" // it may have been tried before
+		wr.made, wr.answer, wr.holder, wr.held = false, nil, "", 0 // it may have been tried before
 		if wr.note != nil && !wr.note.Take() {
 			continue
 		}
 		byKind[wr.kind] = append(byKind[wr.kind], wr)
+	}
+	// What every request comes by asks first, all together.
+	asks := [lastKind + 1]func(context.Context, []*write) error{
+		inserting: t.askInsert, starting: t.askStart, finishing: t.askFinish, claiming: t.askClaim, settling: t.askSettle,
+	}
+	for kind, ask := range asks {
+		if ask != nil && len(byKind[kind]) > 0 {
+			if err := ask(ctx, byKind[kind]); err != nil {
+				return err
+			}
+		}
+	}
+	if err := t.send(ctx, &t.first); err != nil {
+		return err
 	}
 	steps := [lastKind + 1]func(context.Context, []*write) error{
 		inserting: t.insert, starting: t.start, requeuing: t.requeue, finishing: t.finish, failing: t.fail,
@@ -57,31 +73,43 @@ func (t *transaction) run(ctx context.Context, batch []*write) error {
 			}
 		}
 	}
-	if len(t.jobs) > 0 {
-		if _, err := t.w.insert.InsertManyFastTx(ctx, t.tx, t.jobs); err != nil {
-			return fmt.Errorf("insert jobs: %w", err)
-		}
+	if err := t.writeJobs(ctx); err != nil {
+		return err
 	}
-	return t.writeCounters(ctx)
+	t.writeCounters()
+	return t.send(ctx, &t.last)
 }
 
-// query runs a statement that returns, for each write that it made, its place in
-// writes and the state of its callback.
-func (t *transaction) query(ctx context.Context, what string, writes []*write, sql string, args ...any) error {
-	rows, err := t.tx.Query(ctx, sql, args...)
-	if err != nil {
-		return fmt.Errorf("%s: %w", what, err)
+// send makes statements in one round trip.
+func (t *transaction) send(ctx context.Context, statements *pgx.Batch) error {
+	if statements.Len() == 0 {
+		return nil
 	}
-	var n int
-	var state tandem.CallbackState
-	_, err = pgx.ForEachRow(rows, []any{&n, &state}, func() error {
-		writes[n-1].made, writes[n-1].state = true, state
+	return t.tx.SendBatch(ctx, statements).Close()
+}
+
+// ask puts a statement into a batch that returns, for each write that it made,
+// its place in writes and the state of its callback.
+func (t *transaction) ask(in *pgx.Batch, what string, writes []*write, sql string, args ...any) {
+	in.Queue(sql, args...).Query(func(rows pgx.Rows) error {
+		var n int
+		var state tandem.CallbackState
+		_, err := pgx.ForEachRow(rows, []any{&n, &state}, func() error {
+			writes[n-1].made, writes[n-1].state = true, state
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("%s: %w", what, err)
+		}
 		return nil
 	})
-	if err != nil {
-		return fmt.Errorf("%s: %w", what, err)
-	}
-	return nil
+}
+
+// query makes such a statement at once.
+func (t *transaction) query(ctx context.Context, what string, writes []*write, sql string, args ...any) error {
+	var one pgx.Batch
+	t.ask(&one, what, writes, sql, args...)
+	return t.send(ctx, &one)
 }
 
 // left returns the writes that have changed nothing yet.
@@ -112,11 +140,15 @@ func epochs(writes []*write) []int {
 	return column(writes, func(wr *write) int { return wr.req.Epoch })
 }
 
-func (t *transaction) start(ctx context.Context, writes []*write) error {
-	err := t.query(ctx, "start requests", writes, startQuery, ids(writes), epochs(writes),
+func (t *transaction) askStart(_ context.Context, writes []*write) error {
+	t.ask(&t.first, "start requests", writes, startQuery, ids(writes), epochs(writes),
 		column(writes, func(wr *write) *int64 { return micros(wr.req.StartedAt) }), t.w.name)
+	return nil
+}
+
+func (t *transaction) start(_ context.Context, writes []*write) error {
 	t.moved(writes, tandem.Pending, tandem.Processing)
-	return err
+	return nil
 }
 
 const startQuery = `
@@ -130,6 +162,12 @@ func (t *transaction) requeue(ctx context.Context, writes []*write) error {
 	err := t.query(ctx, "requeue requests", writes, requeueQuery, ids(writes), epochs(writes),
 		column(writes, func(wr *write) int { return wr.starts }))
 	t.moved(writes, tandem.Processing, tandem.Pending)
+	for _, wr := range writes {
+		if wr.made && wr.job.held {
+			t.end(wr.job)
+			t.add(processJob(&wr.req), nil)
+		}
+	}
 	return err
 }
 
@@ -149,31 +187,40 @@ func (t *transaction) moved(writes []*write, from, to tandem.Status) {
 	}
 }
 
-// finish records outcomes. A sync request that is not on record yet is inserted
+// askFinish records outcomes.
+func (t *transaction) askFinish(_ context.Context, writes []*write) error {
+	t.askOutcomes(&t.first, writes)
+	return nil
+}
+
+func (t *transaction) askOutcomes(in *pgx.Batch, writes []*write) {
+	t.ask(in, "record outcomes", writes, finishQuery, ids(writes), epochs(writes),
+		column(writes, func(wr *write) string { return string(wr.req.Status) }),
+		column(writes, func(wr *write) *int64 { return micros(wr.req.StartedAt) }),
+		column(writes, func(wr *write) *int64 { return micros(wr.req.WorkedAt) }),
+		column(writes, func(wr *write) []byte { return wr.req.Result }),
+		column(writes, failureCode), column(writes, failureMessage), column(writes, failureUpstream),
+		column(writes, dueAt), column(writes, func(wr *write) *int64 {
+			if wr.hold == 0 {
+				return nil
+			}
+			return ptr(wr.hold.Microseconds())
+		}), t.w.name)
+}
+
+// finish goes on from there. A sync request that is not on record yet is inserted
 // with its outcome. One that was waited for may have been released meanwhile,
 // and owes a callback then.
 func (t *transaction) finish(ctx context.Context, writes []*write) error {
-	finish := func(writes []*write) error {
-		if len(writes) == 0 {
-			return nil
-		}
-		err := t.query(ctx, "record outcomes", writes, finishQuery, ids(writes), epochs(writes),
-			column(writes, func(wr *write) string { return string(wr.req.Status) }),
-			column(writes, func(wr *write) *int64 { return micros(wr.req.StartedAt) }),
-			column(writes, func(wr *write) *int64 { return micros(wr.req.WorkedAt) }),
-			column(writes, func(wr *write) []byte { return wr.req.Result }),
-			column(writes, failureCode), column(writes, failureMessage), column(writes, failureUpstream),
-			column(writes, dueAt))
+	finished := func(writes []*write) {
 		for _, wr := range writes {
 			if wr.made {
+				t.end(wr.job)
 				t.Count(&wr.req, tandem.Processing, wr.state, -1)
 			}
 		}
-		return err
 	}
-	if err := finish(writes); err != nil {
-		return err
-	}
+	finished(writes)
 	var sync []*write
 	for _, wr := range left(writes) {
 		if wr.req.Mode == tandem.Sync {
@@ -189,8 +236,13 @@ func (t *transaction) finish(ctx context.Context, writes []*write) error {
 		}
 		// Those that are on record after all: another writer has committed their
 		// beginning since the first statement looked.
-		if err := finish(left(sync)); err != nil {
-			return err
+		if rest := left(sync); len(rest) > 0 {
+			var again pgx.Batch
+			t.askOutcomes(&again, rest)
+			if err := t.send(ctx, &again); err != nil {
+				return err
+			}
+			finished(rest)
 		}
 	}
 	for _, wr := range writes {
@@ -204,10 +256,12 @@ func (t *transaction) finish(ctx context.Context, writes []*write) error {
 const finishQuery = `
 	UPDATE requests r SET status = u.status, started_at = u.started_at, worked_at = u.worked_at, result = u.result,
 		failure_code = u.code, failure_message = u.message, failure_upstream = u.upstream,
-		next_attempt_at = CASE WHEN r.callback_state = 'pending' THEN u.due END
+		next_attempt_at = CASE WHEN r.callback_state = 'pending' THEN u.due END,
+		attempt_by = CASE WHEN r.callback_state = 'pending' AND u.hold IS NOT NULL THEN $12 END,
+		attempt_till = CASE WHEN r.callback_state = 'pending' THEN ` + postgresMicros + ` + u.hold END
 	FROM unnest($1::text[], $2::int[], $3::text[], $4::bigint[], $5::bigint[], $6::bytea[],
-		$7::text[], $8::text[], $9::int[], $10::bigint[])
-		WITH ORDINALITY AS u(id, epoch, status, started_at, worked_at, result, code, message, upstream, due, n)
+		$7::text[], $8::text[], $9::int[], $10::bigint[], $11::bigint[])
+		WITH ORDINALITY AS u(id, epoch, status, started_at, worked_at, result, code, message, upstream, due, hold, n)
 	WHERE r.id = u.id AND r.status = 'processing' AND r.epoch = u.epoch
 	RETURNING u.n, r.callback_state`
 
@@ -250,7 +304,11 @@ func (t *transaction) worked(wr *write) {
 	req.Callback.NextAt = time.Time{}
 	if wr.state == tandem.CallbackPending {
 		req.Callback.NextAt = time.UnixMicro(*dueAt(wr)).UTC()
-		t.jobs = append(t.jobs, deliverJob(req))
+		if wr.hold > 0 {
+			t.add(deliverJob(req), wr)
+		} else {
+			t.add(deliverJob(req), nil)
+		}
 	}
 }
 
@@ -305,7 +363,7 @@ func (t *transaction) redeliver(ctx context.Context, writes []*write) error {
 		if wr.made {
 			t.Count(&wr.req, wr.req.Status, wr.req.Callback.State, -1)
 			t.Count(&wr.req, wr.req.Status, tandem.CallbackPending, +1)
-			t.jobs = append(t.jobs, deliverJob(&wr.req))
+			t.add(deliverJob(&wr.req), nil)
 		}
 	}
 	return nil

@@ -25,8 +25,12 @@ func (b *Backend) Claim(ctx context.Context, req *tandem.Request, key engine.Ide
 func (b *Backend) insertRequest(ctx context.Context, req *tandem.Request, key *engine.IdempotencyKey) (holder string, err error) {
 	w := &write{kind: inserting, req: *req, key: key}
 	err = b.writer.Do(ctx, w, func(err error) {
-		if err == nil && w.holder == "" && w.req.Status == tandem.Processing {
+		inserted := err == nil && w.holder == ""
+		if inserted && w.req.Status == tandem.Processing {
 			b.working.add(&w.req)
+		}
+		if w.by != nil {
+			w.by.accepted(w.req, w.held, inserted)
 		}
 	})
 	if err != nil {
@@ -71,7 +75,7 @@ func (b *Backend) Requeue(ctx context.Context, req *tandem.Request) error {
 // requeue makes a started request pending again and takes back so many of its
 // starts.
 func (b *Backend) requeue(ctx context.Context, req *tandem.Request, starts int) error {
-	w := &write{kind: requeuing, req: *req, starts: starts}
+	w := &write{kind: requeuing, req: *req, starts: starts, job: b.processJobs.of(req.ID)}
 	err := b.writer.Do(ctx, w, func(err error) { b.noLongerWorking(w.req.ID, err) })
 	if err == nil {
 		req.Status, req.StartedAt = tandem.Pending, time.Time{}
@@ -85,6 +89,7 @@ func (b *Backend) requeue(ctx context.Context, req *tandem.Request, starts int) 
 func (b *Backend) noLongerWorking(id string, err error) {
 	if err == nil || tandem.CodeOf(err) == tandem.CodeConflict {
 		b.working.remove(id)
+		b.processJobs.remove(id)
 	}
 }
 
@@ -102,13 +107,29 @@ func (b *Backend) Fail(ctx context.Context, req *tandem.Request) error {
 // work makes a write that ends the work of a request, tells those who wait for
 // it, and fills in what the request owes now.
 func (b *Backend) work(ctx context.Context, kind kind, req *tandem.Request) error {
-	w := &write{kind: kind, req: *req}
+	w := &write{kind: kind, req: *req, job: b.processJobs.of(req.ID)}
+	r, host, here, asked := b.here.Load(), "", false, time.Now()
+	if kind == finishing {
+		if host, here = r.mayDeliver(req); here {
+			w.hold = b.claimFor(req)
+		}
+	}
+	told := false
 	err := b.writer.Do(ctx, w, func(err error) {
+		told = true
 		b.noLongerWorking(w.req.ID, err)
 		if err == nil {
 			b.announce(w.req.ID)
+		} else {
+			w.held = 0
+		}
+		if here {
+			r.owes(w.req, host, w.held, asked)
 		}
 	})
+	if here && !told && err != nil && tandem.CodeOf(err) != tandem.CodeUnknown { // never queued
+		r.owes(w.req, host, 0, asked)
+	}
 	if err == nil {
 		req.Status, req.Callback.State, req.Callback.NextAt = w.req.Status, w.req.Callback.State, w.req.Callback.NextAt
 	}
@@ -138,7 +159,7 @@ func (b *Backend) Redeliver(ctx context.Context, req *tandem.Request) error {
 
 // RecordAttempt implements engine.Store.
 func (b *Backend) RecordAttempt(ctx context.Context, req *tandem.Request, a tandem.Attempt) error {
-	return b.writer.Do(ctx, &write{kind: settling, req: *req, attempt: &a}, nil)
+	return b.writer.Do(ctx, &write{kind: settling, req: *req, attempt: &a, job: b.deliverJobs.of(req.ID)}, nil)
 }
 
 // Interrupt implements engine.Store. The row keeps what is asked, for a process

@@ -6,11 +6,11 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"tandem"
 	"tandem/internal/engine"
@@ -26,11 +26,13 @@ import (
 // unknown.
 type writer struct {
 	*store.Queue[*write]
-	pool   *pgxpool.Pool
+	begin  func(context.Context) (pgx.Tx, error)
 	insert *riverClient
 	name   string
 	now    func() time.Time
 	lasts  func(*tandem.Request) time.Duration // a claim to its attempt
+	lease  func() time.Duration                // of a start
+	here   *atomic.Pointer[runner]             // takes steps at once
 	room   room
 }
 
@@ -42,12 +44,17 @@ type write struct {
 	attempt *tandem.Attempt        // of a settle
 	starts  int                    // that a requeue takes back
 	note    *store.Note            // of an insert that nobody waits for
+	job     ownJob                 // of this process, which ends with the step
+	by      *runner                // that has a slot for a request that is inserted
+	hold    time.Duration          // for how long the next job is held for this process; 0: it is anybody's
 
 	// What has come of it, as the batch sees it.
 	made   bool // it has changed its row
 	answer error
-	holder string // of the key
+	holder string        // of the key
+	before tandem.Status // of a settle: what its request stood at
 	seq    int64
+	held   int64                // the job that is held
 	state  tandem.CallbackState // of the row
 }
 
@@ -82,7 +89,7 @@ func newWriter(b *Backend) (*writer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &writer{Queue: queue, pool: b.pool, insert: b.insert, name: b.name, now: b.now, lasts: b.claimFor, room: room{most: b.opts.MaxPending}}, nil
+	return &writer{Queue: queue, begin: b.begin, insert: b.insert, name: b.name, now: b.now, lasts: b.claimFor, lease: b.lease, here: &b.here, room: room{most: b.opts.MaxPending}}, nil
 }
 
 // run commits batches until the queue is closed and empty.
@@ -141,16 +148,23 @@ func together(batch []*write, answers []error) []*write {
 // errNotBegun is a connection lost before COMMIT: nothing has happened.
 var errNotBegun = errors.New("the connection was lost before the commit")
 
-// beginQuery begins a transaction. Its statements find their rows by index,
-// whatever the size of the tables was when the plan was made.
-const beginQuery = `BEGIN; SET LOCAL jit = off; SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off`
+// begin begins a transaction. Its statements find their rows by index, whatever
+// the size of the tables was when the plan was made: the settings are those of
+// the session or, where there is none, its own.
+func (b *Backend) begin(ctx context.Context) (pgx.Tx, error) {
+	var opts pgx.TxOptions
+	if b.opts.PollOnly {
+		opts.BeginQuery = `BEGIN; SET LOCAL jit = off; SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off`
+	}
+	return b.pool.BeginTx(ctx, opts)
+}
 
 // try runs one transaction. Unless it is committed, err says why, and nothing of
 // it stays - or nobody knows, if it is CodeUnknown.
 func (w *writer) try(batch []*write, shard int) (err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), batchTimeout)
 	defer cancel()
-	tx, err := w.pool.BeginTx(ctx, pgx.TxOptions{BeginQuery: beginQuery})
+	tx, err := w.begin(ctx)
 	if err != nil {
 		return errors.Join(errNotBegun, fmt.Errorf("begin: %w", err))
 	}

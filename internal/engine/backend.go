@@ -71,7 +71,8 @@ type Store interface {
 	// Attempts returns a request's delivery attempts, first one first, or
 	// CodeNotFound if there is no such request.
 	Attempts(ctx context.Context, id string) ([]tandem.Attempt, error)
-	// Counts reads the counters of the caller's requests. Its cost does not grow with the history.
+	// Counts reads the counters of the caller's requests. Its cost does not grow
+	// with the history.
 	Counts(ctx context.Context, who tandem.Caller) (Counts, error)
 	// Watch returns a channel that is closed when the request is next worked.
 	// It reports moves from the call on: watch first, then look. stop frees
@@ -115,7 +116,11 @@ type Steps interface {
 	// Reserve waits for room to start one more async request of the lane, and
 	// returns ctx's cause if there was none in time. Process gives it back.
 	Reserve(ctx context.Context, lane string) error
-	// Process runs the work of a pending request and records the outcome; the
+	// Unreserve gives back what was reserved, if no request is processed after
+	// all.
+	Unreserve(lane string)
+	// Process runs the work of a pending request, or of one that the backend has
+	// started as it was accepted, and records the outcome; the
 	// callback's debt is then in req.Callback. Call it once per Reserve. Its
 	// errors are the Store's: on CodeConflict the request has moved on, after
 	// any other the request is still the backend's to run again.

@@ -18,6 +18,9 @@ func (e *Engine) Reserve(ctx context.Context, lane string) error {
 	return e.slots(lane).reserve(ctx)
 }
 
+// Unreserve implements Steps.
+func (e *Engine) Unreserve(lane string) { e.slots(lane).unreserve() }
+
 // slots returns the lane of a request. One accepted by a program that had
 // other lanes runs in the narrowest of ours.
 func (e *Engine) slots(name string) *lane {
@@ -35,15 +38,17 @@ func (e *Engine) Process(ctx context.Context, req *tandem.Request) error {
 		kind.Func = unknownWorkload
 	}
 	slots := e.slots(req.Lane)
-	if now := e.opts.Now(); !req.ExpiresAt.IsZero() && !now.Before(req.ExpiresAt) {
+	if now := e.opts.Now(); req.Status == tandem.Pending && !req.ExpiresAt.IsZero() && !now.Before(req.ExpiresAt) {
 		slots.unreserve()
 		Expire(req, now)
 		return e.backend.Fail(ctx, req)
 	}
-	req.StartedAt = e.now()
-	if err := e.backend.Start(ctx, req); err != nil {
-		slots.unreserve()
-		return fmt.Errorf("start request: %w", err)
+	if req.Status == tandem.Pending {
+		req.StartedAt = e.now()
+		if err := e.backend.Start(ctx, req); err != nil {
+			slots.unreserve()
+			return fmt.Errorf("start request: %w", err)
+		}
 	}
 	ctx, done := e.running.add(ctx, req.ID)
 	defer done()

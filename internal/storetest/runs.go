@@ -39,11 +39,14 @@ func newSteps(b engine.Backend) *steps {
 }
 
 func (st *steps) Reserve(context.Context, string) error { return nil }
+func (st *steps) Unreserve(string)                      {}
 
 func (st *steps) Process(ctx context.Context, req *tandem.Request) error {
-	req.StartedAt = now()
-	if err := st.b.Start(ctx, req); err != nil {
-		return err
+	if req.Status == tandem.Pending {
+		req.StartedAt = now()
+		if err := st.b.Start(ctx, req); err != nil {
+			return err
+		}
 	}
 	if st.process != nil {
 		if err := st.process(req); err != nil {
