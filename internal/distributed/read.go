@@ -166,9 +166,12 @@ func pageQuery(q engine.Query, before int64) (text string, args []any) {
 		small(`status = 'failed'`)
 	case q.Callback == tandem.CallbackGivenUp:
 		small(`callback_state = 'failed'`)
-	case q.Mode == "" && q.Status == "" && q.Caller.Admin:
+	case q.Callback == "" && q.Mode == "" && q.Status == "" && q.Caller.Admin:
 		small(`true`)
 	default:
+		if q.Callback != "" {
+			filter(`callback_state = ` + arg(string(q.Callback)))
+		}
 		pairs(tandem.Modes, tandem.Statuses)
 	}
 	limit, offset := arg(q.Limit+1), arg(q.Offset)
