@@ -143,10 +143,9 @@ func TestAReservationIsGivenBackIfNothingWasAccepted(t *testing.T) {
 func TestRunEndsAfterWhatWasStartedAsItWasAccepted(t *testing.T) {
 	whileRunning(t, 1, func(t *testing.T, b *Backend, s *slots, stop func()) {
 		req := kept(time.Now())
-		if errs := together(t, b, func() error {
-			defer stop() // Run ends while the write is under way
-			return b.Accept(t.Context(), req)
-		}); errs[0] != nil {
+		accept := func() error { return b.Accept(t.Context(), req) }
+		stopping := func() error { stop(); return nil } // while that is being written
+		if errs := together(t, b, accept, stopping); errs[0] != nil {
 			t.Fatal(errs[0])
 		}
 		if got := <-s.begun; got.ID != req.ID {
