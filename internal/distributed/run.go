@@ -49,6 +49,9 @@ func (b *Backend) Run(ctx context.Context, steps engine.Steps) error {
 		suspects: make(chan struct{}, 1),
 		places:   newPlaces(b.opts.MaxAttempts),
 	}
+	if err := b.lookForPauses(ctx); err != nil { // it is looked for again soon
+		b.log.Warn("no step is taken at once yet", "error", err)
+	}
 	b.here.Store(r)
 	defer b.here.Store(nil)
 	client, err := r.start()
