@@ -76,6 +76,15 @@ func TestWorkIsCancelledThroughAnotherProcess(t *testing.T) {
 	if rec.Status != "failed" || show(rec.ErrorCode) != "cancelled" {
 		t.Errorf("the cancelled request reads %v", rec)
 	}
+
+	other := serve(t, "--database", database, "--roles", "api")
+	held := api.later("POST", "/sync", u.work("sync", "")) // worked where it was asked for
+	u.await()
+	syncID := other.onlyOne("&mode=sync").RequestID
+	other.cancel(syncID).decode(t, http.StatusOK, &rec)
+	if p := (<-held).problem(t, http.StatusConflict); p.ErrorCode != "cancelled" || p.RequestID != syncID || show(rec.ErrorCode) != "cancelled" {
+		t.Errorf("the sync caller is told %+v, the record is %v", p, rec)
+	}
 }
 
 func TestAnotherProcessFinishesWhatAKilledOneLeft(t *testing.T) {

@@ -246,6 +246,9 @@ func (c *serveCmd) outOfRange(wrong *faults) {
 			wrong.add(d.flag, fmt.Errorf("must be positive, such as 30s, is %v", d.value))
 		}
 	}
+	if slices.Contains(c.AllowCallbackPort, 0) {
+		wrong.add("--allow-callback-port", errors.New("must be from 1 to 65535, is 0"))
+	}
 	if c.Retain != 0 && c.Retain < time.Second {
 		wrong.add("--retain", fmt.Errorf("must be at least 1s, such as 720h, is %v", c.Retain))
 	}

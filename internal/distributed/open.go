@@ -128,7 +128,8 @@ type Backend struct {
 	notes    store.Notes
 	working  working
 
-	here        atomic.Pointer[runner] // takes steps at once; nil if none does
+	here        atomic.Pointer[runner]   // takes steps at once; nil if none does
+	paused      atomic.Pointer[[]string] // queues
 	processJobs ownJobs
 	deliverJobs ownJobs
 

@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"github.com/pressly/goose/v3"
@@ -78,6 +79,7 @@ type Backend struct {
 	writer     *writer
 	backlogs   map[string]*backlog // by lane
 	deliveries *deliveries
+	runner     atomic.Pointer[runner] // nil before Run
 	watchers   store.Watchers
 	notes      store.Notes
 
