@@ -28,6 +28,7 @@ type backlog struct {
 	last    int64 // seq of the newest that was ever in head
 	onDisk  bool  // there may be more on disk, behind last
 	skipped int   // pushes that were left to the disk, ever
+	popped  bool  // the one that was popped last may still wait for its turn
 	wake    chan struct{}
 
 	due     []*tandem.Request
@@ -106,9 +107,20 @@ func (q *backlog) signal() {
 	}
 }
 
+// empty reports whether nothing waits that was accepted before.
+func (q *backlog) empty() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.head) == 0 && len(q.due) == 0 && !q.onDisk && !q.popped
+}
+
 // pop waits for the next request. It returns an error if the disk could not be
-// read, or ctx's when that ends. Only one goroutine may pop.
+// read, or ctx's when that ends. Only one goroutine may pop, once the request
+// that it popped before waits no more.
 func (q *backlog) pop(ctx context.Context) (*tandem.Request, error) {
+	q.mu.Lock()
+	q.popped = false
+	q.mu.Unlock()
 	for {
 		wait, err := q.lookForDue()
 		if err != nil {
@@ -183,6 +195,7 @@ func (q *backlog) take() (next *tandem.Request, onDisk, ok bool) {
 		next = q.due[0]
 		q.due[0] = nil
 		q.due = q.due[1:]
+		q.popped = true
 		return next, q.onDisk, true
 	}
 	if len(q.head) == 0 {
@@ -191,6 +204,7 @@ func (q *backlog) take() (next *tandem.Request, onDisk, ok bool) {
 	next = q.head[0]
 	q.head[0] = nil
 	q.head = q.head[1:]
+	q.popped = true
 	return next, q.onDisk, true
 }
 

@@ -11,13 +11,13 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"github.com/pressly/goose/v3"
 	"github.com/prometheus/client_golang/prometheus"
 	_ "modernc.org/sqlite" // the driver "sqlite"
 
-	"tandem"
 	"tandem/internal/engine"
 	"tandem/internal/store"
 )
@@ -79,6 +79,7 @@ type Backend struct {
 	writer     *writer
 	backlogs   map[string]*backlog // by lane
 	deliveries *deliveries
+	runner     atomic.Pointer[runner] // nil before Run
 	watchers   store.Watchers
 	notes      store.Notes
 
@@ -281,7 +282,7 @@ func (b *Backend) recover(ctx context.Context) error {
 		return err
 	}
 	for _, req := range left {
-		if req.Mode == tandem.Async && !req.Waited && req.Starts < tandem.MaxStarts {
+		if engine.StartsAgain(req) {
 			err = b.requeue(ctx, req, 0)
 		} else {
 			err = b.Complete(ctx, engine.Interrupted(req, b.now()))

@@ -34,9 +34,15 @@ func (b *Backend) Run(ctx context.Context, steps engine.Steps) error {
 	r := &runner{
 		backend:  b,
 		steps:    steps,
+		ctx:      ctx,
 		stepCtx:  context.WithoutCancel(ctx),
 		suspects: make(chan struct{}, 1),
+		rooms:    make(map[string]chan struct{}),
 	}
+	for _, lane := range lanes {
+		r.rooms[lane] = make(chan struct{}, inStep)
+	}
+	b.runner.Store(r)
 	var loops sync.WaitGroup
 	for _, lane := range lanes {
 		loops.Go(func() { r.work(ctx, lane) })
@@ -48,6 +54,7 @@ func (b *Backend) Run(ctx context.Context, steps engine.Steps) error {
 		loops.Go(func() { r.prune(ctx) })
 	}
 	loops.Wait()
+	r.endAccepting()
 	r.running.Wait()
 	return nil
 }
@@ -56,15 +63,75 @@ func (b *Backend) Run(ctx context.Context, steps engine.Steps) error {
 type runner struct {
 	backend  *Backend
 	steps    engine.Steps
+	ctx      context.Context // Run's
 	stepCtx  context.Context // of the steps; it does not end with Run's
 	running  crew            // the steps
 	suspects chan struct{}   // held by the one suspect that runs
+
+	rooms map[string]chan struct{} // by lane: held by each request in step
+
+	mu        sync.Mutex
+	ended     bool           // mayStart lets none begin any more
+	accepting sync.WaitGroup // those that it has let begin, and accepted has not heard of
+}
+
+// mayStart reports whether a request that is about to be accepted may be started
+// in the same write: there is a slot for it, and nothing that was accepted before
+// waits for one. What becomes of it is told to accepted.
+func (r *runner) mayStart(req *tandem.Request) bool {
+	if r == nil || req.Mode != tandem.Async || req.Status != tandem.Pending || !req.NotBefore.IsZero() || !r.backend.backlogs[req.Lane].empty() {
+		return false
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.ended {
+		return false
+	}
+	select {
+	case r.rooms[req.Lane] <- struct{}{}:
+	default:
+		return false
+	}
+	if r.steps.Reserve(atOnce, req.Lane) != nil {
+		<-r.rooms[req.Lane]
+		return false
+	}
+	r.accepting.Add(1)
+	return true
+}
+
+// atOnce is a context that has ended: to ask without waiting.
+var atOnce = func() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
+}()
+
+// accepted is told what has become of a request that mayStart let begin: it is on
+// disk, and started, or it is not.
+func (r *runner) accepted(req *tandem.Request, started bool) {
+	defer r.accepting.Done()
+	if !started {
+		r.steps.Unreserve(req.Lane)
+		<-r.rooms[req.Lane]
+		return
+	}
+	r.running.Go(func() { r.step(r.ctx, req.Lane, req) })
+}
+
+// endAccepting waits for the writes of those that mayStart has let begin. They
+// are the last to be worked.
+func (r *runner) endAccepting() {
+	r.mu.Lock()
+	r.ended = true
+	r.mu.Unlock()
+	r.accepting.Wait()
 }
 
 // work starts the requests of a lane, in order, until ctx ends.
 func (r *runner) work(ctx context.Context, lane string) {
 	queue := r.backend.backlogs[lane]
-	room := make(chan struct{}, inStep)
+	room := r.rooms[lane]
 	for {
 		select {
 		case room <- struct{}{}:
@@ -93,13 +160,17 @@ func (r *runner) work(ctx context.Context, lane string) {
 		if r.steps.Reserve(ctx, lane) != nil { // ctx ended; the request stays pending on disk
 			return
 		}
-		r.running.Go(func() {
-			owes := r.process(ctx, lane, req)
-			<-room
-			if owes {
-				r.handOn(ctx, req)
-			}
-		})
+		r.running.Go(func() { r.step(ctx, lane, req) })
+	}
+}
+
+// step works a request that has a reservation and room, and makes the first
+// attempt at the callback that it owes then.
+func (r *runner) step(ctx context.Context, lane string, req *tandem.Request) {
+	owes := r.process(ctx, lane, req)
+	<-r.rooms[lane]
+	if owes {
+		r.handOn(ctx, req)
 	}
 }
 

@@ -26,11 +26,16 @@ func (b *Backend) Claim(ctx context.Context, req *tandem.Request, key engine.Ide
 
 // insert commits a new request, and with it the key that it was submitted
 // under. If another request holds the key, it returns that one's id and inserts
-// nothing.
+// nothing. A request that may be worked at once is started in the same write.
 func (b *Backend) insert(ctx context.Context, req *tandem.Request, key *engine.IdempotencyKey) (holder string, err error) {
 	row := *req // the caller may be gone by the time it is written
-	held := ""
-	err = b.doThen(ctx, func(t *transaction) (err error) {
+	r := b.runner.Load()
+	started := r.mayStart(req)
+	if started {
+		row.Status, row.StartedAt, row.Starts, row.Epoch = tandem.Processing, b.now(), req.Starts+1, req.Epoch+1
+	}
+	held, told := "", false
+	err = b.writer.Do(ctx, func(t *transaction) (err error) {
 		held = ""
 		if key != nil {
 			if held, err = t.holder(&row, key, b.now()); err != nil || held != "" {
@@ -50,14 +55,21 @@ func (b *Backend) insert(ctx context.Context, req *tandem.Request, key *engine.I
 		}
 		t.Count(&row, row.Status, row.Callback.State, +1)
 		return nil
-	}, func() {
-		if held == "" && row.Status == tandem.Pending {
+	}, func(err error) {
+		told = true
+		inserted, queued := err == nil && held == "", row // a copy to work on
+		switch {
+		case started:
+			r.accepted(&queued, inserted)
+		case inserted && row.Status == tandem.Pending:
 			// On the writer's goroutine, so that the backlog sees requests in
-			// the order of Seq. It gets a copy to work on.
-			queued := row
+			// the order of Seq.
 			b.backlogs[row.Lane].push(&queued)
 		}
 	})
+	if started && tandem.CodeOf(err) != tandem.CodeUnknown && !told { // it was never queued
+		r.accepted(&row, false)
+	}
 	if err != nil {
 		return "", err
 	}
