@@ -19,7 +19,7 @@ const (
 	acceptConns = 256
 	wholeConns  = 64
 	wholeCount  = 6_000 // requests of one measurement of the whole path
-	turns      = 4     // of one measurement, that alternate with the bare handler
+	turns       = 4     // of one measurement, that alternate with the bare handler
 )
 
 // measurePostgres compares one, two and three processes on one Postgres that
