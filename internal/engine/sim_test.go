@@ -111,7 +111,7 @@ var raced bool
 var essential = []string{
 	"accept", "accepted", "do", "done", "try", "try promised", "try answered", "replayed", "cancelled", "redelivered",
 	"work", "work fails", "work panics", "receiver answers 200", "receiver answers 500", "receiver answers 410",
-	"crash", "stop", "storage fails", "caller leaves", "started again", "started as accepted", "failed: crashed_worker",
+	"crash", "stop", "storage fails", "caller leaves", "started again", "failed: crashed_worker",
 	"failed: interrupted", "failed: expired", "failed: cancelled", "failed: timeout", "given up",
 }
 
