@@ -37,7 +37,7 @@ func aRetrySurvivesARestartAndComesNoSoonerThanItIsDue(t *testing.T, file string
 	if rec := s.record(id); rec.Callback.NextAttemptAt == nil || !rec.Callback.NextAttemptAt.Equal(due) {
 		t.Errorf("the restart moved the next attempt to %s", show(rec.Callback.NextAttemptAt))
 	}
-	inTime(t, "the retry comes", func() bool { return len(rcv.received()) == 2 })
+	eventually(t, "the retry comes", func() bool { return len(rcv.received()) == 2 })
 	second := rcv.next()
 	second.verify(t, secret)
 	if early := due.Sub(second.at); early > 0 {

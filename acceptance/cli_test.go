@@ -89,7 +89,7 @@ func TestWhatCannotBeServedIsRefusedInOneLine(t *testing.T) {
 		{"address where a range should be", "", "--allow-callback-net 10.0.0.1", "--allow-callback-net"},
 		{"range with too many bits", "", "--allow-callback-net 10.0.0.0/33", "--allow-callback-net"},
 		{"port too large", "", "--allow-callback-port 70000", "--allow-callback-port"},
-		{"port zero", "", "--allow-callback-port 0", "port 0"},
+		{"port zero", "", "--allow-callback-port 0", "--allow-callback-port"},
 		{"upstream without a name", "", "--upstream http://u:" + hush + "@example.com/", "--upstream"},
 		{"upstream without http", "", "--upstream shop=ftp://u:" + hush + "@example.com/", "--upstream"},
 		{"upstream with a bad timeout", "", "--upstream shop=http://u:" + hush + "@example.com/,timeout=-1s", "--upstream"},

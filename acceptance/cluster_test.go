@@ -111,7 +111,7 @@ func TestProcessesAreKilledUnderLoad(t *testing.T) {
 	callers.Wait()
 	ended := time.Now()
 	s := processes[0].Load()
-	inTime(t, "all that was accepted is settled", func() bool {
+	eventually(t, "all that was accepted is settled", func() bool {
 		st := s.stats()
 		by := st.Requests.ByStatus
 		return by["pending"]+by["processing"]+st.Callbacks.Pending == 0

@@ -72,7 +72,7 @@ func aKillLosesNothingThatWasAccepted(t *testing.T, file string) {
 	posting.Wait()
 
 	s = serve(t, hasty("--database", file, "--io-concurrency", "64", "--rounds", "1000")...)
-	inTime(t, "every request is settled", func() bool {
+	eventually(t, "every request is settled", func() bool {
 		st := s.stats()
 		return st.Requests.ByStatus["callback_sent"] == st.Requests.Total
 	})
@@ -248,7 +248,7 @@ func workThatAKillInterruptedIsDoneAgain(t *testing.T, file string) {
 	s.kill()
 
 	s = serve(t, hasty("--database", file, u.flag())...)
-	inTime(t, "the work is begun again", func() bool { return u.called("a") == 2 })
+	eventually(t, "the work is begun again", func() bool { return u.called("a") == 2 })
 	u.open()
 	d := rcv.next()
 	d.verify(t, secret)
@@ -308,7 +308,7 @@ func workThatTakesTheServiceDownThreeTimesFails(t *testing.T, file string) {
 		if start == 0 {
 			id = s.async(u.work("deadly", rcv.url))
 		}
-		inTime(t, "the work is begun", func() bool { return u.called("deadly") == start+1 })
+		eventually(t, "the work is begun", func() bool { return u.called("deadly") == start+1 })
 		s.kill()
 	}
 
@@ -346,7 +346,7 @@ func anAttemptThatAKillInterruptedIsMadeAgainUnderTheSameID(t *testing.T, file s
 	s.kill()
 
 	s = serve(t, hasty("--database", file)...)
-	inTime(t, "the callback comes again", func() bool { return len(rcv.received()) == 2 })
+	eventually(t, "the callback comes again", func() bool { return len(rcv.received()) == 2 })
 	second := rcv.next()
 	second.verify(t, secret)
 	if first.id() != id || second.id() != id {

@@ -4,10 +4,10 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 )
 
 // mount gives the test a file system of its own, of so many megabytes.
@@ -68,21 +68,10 @@ func TestAFullDiskRefusesAcceptsAndRecoversByItself(t *testing.T) {
 	eventually(t, "it is ready", func() bool { return s.get("/readyz").status == http.StatusOK })
 	eventually(t, "the outcome of the sync request is on record too", func() bool { return len(s.history("&mode=sync&status=completed")) == 1 })
 	var rows []record
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
+	eventually(t, "all requests are settled", func() bool {
 		rows = s.history("")
-		left := 0
-		for _, r := range rows {
-			if !r.settled() {
-				left++
-			}
-		}
-		if left == 0 {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%d requests are not settled", left)
-		}
-	}
+		return !slices.ContainsFunc(rows, func(r record) bool { return !r.settled() })
+	})
 	came := rcv.byID()
 	again := 0
 	for _, r := range rows {

@@ -114,6 +114,12 @@ func operatorsHaveAnAddressOfTheirOwn(t *testing.T, file string) {
 			t.Errorf("GET %s for operators: %d", path, a.status)
 		}
 	}
+	for _, path := range []string{"/metrics", "/docs/", "/redoc", "/openapi.json", "/debug/pprof/", "/debug/pprof/heap", "/healthz", "/readyz"} {
+		a := admin.post(path, "{}")
+		if a.problem(t, http.StatusMethodNotAllowed); a.header.Get("Allow") != "GET, HEAD, OPTIONS" {
+			t.Errorf("POST %s for operators: Allow is %q", path, a.header.Get("Allow"))
+		}
+	}
 	admin.get("/requests").problem(t, http.StatusNotFound)
 	key, _ := newKey(t, file, "root", "--admin")
 	root := s.as(key)

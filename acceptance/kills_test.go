@@ -179,7 +179,7 @@ func killsAtRandomMomentsLoseNothing(t *testing.T, file string) {
 
 	s := serve(t, flags...)
 	var st stats
-	inTime(t, "all is settled", func() bool {
+	eventually(t, "all is settled", func() bool {
 		st = s.stats()
 		return st.Requests.ByStatus["pending"]+st.Requests.ByStatus["processing"]+st.Callbacks.Pending == 0
 	})
@@ -308,7 +308,7 @@ func anInputThatKillsTheProcessFailsAndTheOthersDoNot(t *testing.T, database str
 		if died := s.diesBeforeItListens(file); !died {
 			s = connect(t, p, file)
 			failed := false
-			inTime(t, "it dies, or the deadly one is found out", func() bool {
+			eventually(t, "it dies, or the deadly one is found out", func() bool {
 				a, err := s.try("GET", "/requests/"+deadly, nil)
 				failed = err == nil && strings.Contains(string(a.body), `"status":"failed"`)
 				return failed || err != nil

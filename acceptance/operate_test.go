@@ -10,7 +10,6 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
-	"time"
 )
 
 func TestASecondServerOnAFileIsRefusedAndSaysWhoHasIt(t *testing.T) {
@@ -231,11 +230,6 @@ func aBacklogLeftByARunIsDrained(t *testing.T, file string) {
 	s.wait(t)
 
 	s = serve(t, "--database", file, "--rounds", "1000")
-	for deadline := time.Now().Add(time.Minute); s.stats().System.QueueDepth > 0; time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("%d still wait", s.stats().System.QueueDepth)
-		}
-	}
 	eventually(t, "all is worked", func() bool { return s.stats().Requests.Completed == backlog })
 	s.stop(t)
 	var rows, twice int

@@ -12,20 +12,6 @@ import (
 	"tandem/internal/postgrestest"
 )
 
-// longest is how long a test of a fault of Postgres, or of a process on it, waits
-// for what must come: a dead process is taken for dead only after a while.
-const longest = 2 * time.Minute
-
-// inTime asks until the answer is yes, for as long as longest.
-func inTime(t *testing.T, what string, yes func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(longest); !yes(); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("in vain waited until %s", what)
-		}
-	}
-}
-
 // hasty is flags of a process that others on its Postgres may take for dead soon:
 // that is 15 s after the longer of the two timeouts.
 func hasty(flags ...string) []string {
@@ -37,7 +23,7 @@ func hasty(flags ...string) []string {
 func (s *service) outlived(id string) record {
 	s.t.Helper()
 	var r record
-	inTime(s.t, "request "+id+" is worked", func() bool {
+	eventually(s.t, "request "+id+" is worked", func() bool {
 		r = s.record(id)
 		return r.worked()
 	})
@@ -90,6 +76,15 @@ func TestWorkIsCancelledThroughAnotherProcess(t *testing.T) {
 	if rec.Status != "failed" || show(rec.ErrorCode) != "cancelled" {
 		t.Errorf("the cancelled request reads %v", rec)
 	}
+
+	other := serve(t, "--database", database, "--roles", "api")
+	held := api.later("POST", "/sync", u.work("sync", "")) // worked where it was asked for
+	u.await()
+	syncID := other.onlyOne("&mode=sync").RequestID
+	other.cancel(syncID).decode(t, http.StatusOK, &rec)
+	if p := (<-held).problem(t, http.StatusConflict); p.ErrorCode != "cancelled" || p.RequestID != syncID || show(rec.ErrorCode) != "cancelled" {
+		t.Errorf("the sync caller is told %+v, the record is %v", p, rec)
+	}
 }
 
 func TestAnotherProcessFinishesWhatAKilledOneLeft(t *testing.T) {
@@ -115,13 +110,13 @@ func TestAnotherProcessFinishesWhatAKilledOneLeft(t *testing.T) {
 	}
 	began := time.Now()
 	u.open()
-	inTime(t, "the work is done by the other process", func() bool { r := other.record(id); return r.settled() })
+	eventually(t, "the work is done by the other process", func() bool { r := other.record(id); return r.settled() })
 	t.Logf("done %v after the kill", time.Since(began))
 	rcv.next().verify(t, secret)
 	if rec := other.record(id); rec.Status != "callback_sent" || string(rec.Result) != `{"hello":"a"}` || u.called("a") != 2 {
 		t.Errorf("the record is %v; the work was started %d times", rec, u.called("a"))
 	}
-	inTime(t, "the sync request has an outcome", func() bool { r := other.record(syncID); return r.worked() })
+	eventually(t, "the sync request has an outcome", func() bool { r := other.record(syncID); return r.worked() })
 	if rec := other.record(syncID); rec.Status != "failed" || show(rec.ErrorCode) != "interrupted" {
 		t.Errorf("the sync request of the killed process reads %v", rec)
 	}
@@ -197,7 +192,7 @@ func TestPostgresRestartsUnderLoad(t *testing.T) {
 	eventually(t, "callbacks are delivered again", func() bool { return len(rcv.received()) > 60 })
 	close(stop)
 	posting.Wait()
-	inTime(t, "all that was accepted is settled", func() bool {
+	eventually(t, "all that was accepted is settled", func() bool {
 		st := s.stats().Requests
 		return st.ByStatus["callback_sent"] == st.Total
 	})

@@ -283,14 +283,19 @@ func awaitAddress(t *testing.T, p *process, file string) string {
 	return addr
 }
 
-// eventually asks until the answer is yes.
+// longest is how long a test waits for what must come: a dead process is taken
+// for dead only after a while.
+const longest = 2 * time.Minute
+
+// eventually asks until the answer is yes, the less often the longer it takes.
 func eventually(t *testing.T, what string, yes func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(patience); !yes(); {
-		if time.Now().After(deadline) {
+	for began := time.Now(); !yes(); {
+		waited := time.Since(began)
+		if waited > longest {
 			t.Fatalf("in vain waited until %s", what)
 		}
-		time.Sleep(5 * time.Millisecond)
+		time.Sleep(5*time.Millisecond + waited/100)
 	}
 }
 

@@ -149,7 +149,7 @@ func TestARequestOutlivesItsJob(t *testing.T) {
 	}
 	worker := serve(t, "--database", database, "--roles", "worker")
 	for range 2 {
-		inTime(t, "the callback comes", func() bool { return len(rcv.got) > 0 })
+		eventually(t, "the callback comes", func() bool { return len(rcv.got) > 0 })
 		rcv.next().verify(t, secret)
 	}
 	for _, id := range []string{deleted, cancelled} {

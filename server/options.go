@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"tandem/internal/callback"
+	"tandem/internal/egress"
 	"tandem/internal/httpapi"
 	"tandem/internal/limit"
 	"tandem/webhook"
@@ -111,32 +112,45 @@ type Options struct {
 }
 
 func (o Options) withDefaults() (Options, error) {
-	var faults []error
-	if o.Mode == "" {
-		o.Mode = Demo
-	}
-	policy := callback.Demo
+	setDefault(&o.Mode, Demo)
+	var unknownMode error
 	switch o.Mode {
 	case Demo:
 		setDefault(&o.Database, Memory)
 	case Production:
-		policy = callback.Production
 		setDefault(&o.Database, "requests.db")
 		if !o.InsecureNoRateLimit {
 			setDefault(&o.Rate, Rate{N: 50, Window: time.Minute})
 		}
 	default:
-		faults = append(faults, fmt.Errorf("Mode must be %q or %q, is %q", Demo, Production, o.Mode))
+		unknownMode = fmt.Errorf("Mode must be %q or %q, is %q", Demo, Production, o.Mode)
 	}
 	o.RequireKeys = o.RequireKeys || o.Mode == Production && !o.InsecureNoAuth
+	if len(o.Roles) == 0 {
+		o.Roles = []Role{RoleAPI, RoleWorker}
+	}
+	setDefault(&o.Addr, "127.0.0.1:8000")
+	setDefault(&o.MaxConnections, 10_000)
+	setDefault(&o.DrainTimeout, 30*time.Second)
+	setDefault(&o.Rounds, work.DefaultRounds)
+	setDefault(&o.CallbackAttempts, o.usualPolicy().Attempts)
+	setDefault(&o.CallbackMaxAge, o.usualPolicy().MaxAge)
+	setDefault(&o.Version, "unknown")
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	return o, errors.Join(unknownMode, o.contradictions(), o.outOfRange())
+}
+
+// contradictions returns what of the options does not go together, and what none
+// of them can be.
+func (o *Options) contradictions() error {
+	var faults []error
 	if o.RequireKeys && o.Database == Memory {
 		faults = append(faults, errors.New("option Database: a service in memory can have no API keys; give it a file, or let anyone in with InsecureNoAuth"))
 	}
 	if o.RequireKeys && o.InsecureNoAuth {
 		faults = append(faults, errors.New("options RequireKeys and InsecureNoAuth contradict each other"))
-	}
-	if len(o.Roles) == 0 {
-		o.Roles = []Role{RoleAPI, RoleWorker}
 	}
 	for _, role := range o.Roles {
 		if role != RoleAPI && role != RoleWorker {
@@ -151,8 +165,6 @@ func (o Options) withDefaults() (Options, error) {
 			faults = append(faults, errors.New("option DatabasePollOnly is for a Postgres; the Database is a file"))
 		}
 	}
-	setDefault(&o.Addr, "127.0.0.1:8000")
-	setDefault(&o.MaxConnections, 10_000)
 	if (o.TLSCert == "") != (o.TLSKey == "") {
 		faults = append(faults, errors.New("options TLSCert and TLSKey belong together"))
 	}
@@ -161,14 +173,12 @@ func (o Options) withDefaults() (Options, error) {
 			faults = append(faults, fmt.Errorf("option CORSOrigins %w", err))
 		}
 	}
-	setDefault(&o.DrainTimeout, 30*time.Second)
-	setDefault(&o.Rounds, work.DefaultRounds)
-	setDefault(&o.CallbackAttempts, policy.Attempts)
-	setDefault(&o.CallbackMaxAge, policy.MaxAge)
-	setDefault(&o.Version, "unknown")
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
-	}
+	return errors.Join(faults...)
+}
+
+// outOfRange returns which options are less or more than they can be.
+func (o *Options) outOfRange() error {
+	var faults []error
 	if o.CallbackAttempts < 1 || o.CallbackAttempts > 20 {
 		faults = append(faults, fmt.Errorf("option CallbackAttempts must be from 1 to 20, is %d", o.CallbackAttempts))
 	}
@@ -206,19 +216,35 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Rate != (Rate{}) && (o.Rate.N < 1 || o.Rate.Window < time.Second) {
 		faults = append(faults, fmt.Errorf("option Rate must be a count and a window of at least a second, is %v", o.Rate))
 	}
-	return o, errors.Join(faults...)
+	return errors.Join(faults...)
 }
 
 func (o *Options) has(r Role) bool { return slices.Contains(o.Roles, r) }
 
+// usualPolicy is when callbacks are tried again in the mode.
+func (o *Options) usualPolicy() callback.Policy {
+	if o.Mode == Production {
+		return callback.Production
+	}
+	return callback.Demo
+}
+
 // policy is when callbacks are tried again.
 func (o *Options) policy() callback.Policy {
-	policy := callback.Demo
-	if o.Mode == Production {
-		policy = callback.Production
-	}
+	policy := o.usualPolicy()
 	policy.Attempts, policy.MaxAge = o.CallbackAttempts, o.CallbackMaxAge
 	return policy
+}
+
+// callbackRules are where callbacks may go.
+func (o *Options) callbackRules() egress.Options {
+	return egress.Options{
+		InsecureAllow:   o.InsecureAllowCallbackNets,
+		AllowPorts:      o.AllowCallbackPorts,
+		HTTPSOnly:       o.RequireHTTPSCallbacks,
+		LoopbackAnyPort: o.Mode == Demo,
+		DNS64:           o.CallbackDNS64,
+	}
 }
 
 // notices tells what the options make less safe or less durable. durable is what

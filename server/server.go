@@ -51,13 +51,7 @@ func New(ctx context.Context, opts Options) (_ *Server, err error) {
 	faults := []error{wrap("server options", err)}
 	registry, err := opts.workloads()
 	faults = append(faults, wrap("workloads", err))
-	guard, err := egress.New(egress.Options{
-		InsecureAllow:   opts.InsecureAllowCallbackNets,
-		AllowPorts:      opts.AllowCallbackPorts,
-		HTTPSOnly:       opts.RequireHTTPSCallbacks,
-		LoopbackAnyPort: opts.Mode == Demo,
-		DNS64:           opts.CallbackDNS64,
-	})
+	guard, err := egress.New(opts.callbackRules())
 	faults = append(faults, wrap("callback rules", err))
 	if err := errors.Join(faults...); err != nil {
 		return nil, err
@@ -81,17 +75,9 @@ func New(ctx context.Context, opts Options) (_ *Server, err error) {
 	if err := s.watchKeys(ctx, backend, s.keys); err != nil {
 		return nil, err
 	}
-	admitted := s.keys
-	if !opts.RequireKeys {
-		admitted = nil
-	}
-	secrets := opts.CallbackSecrets
-	if len(secrets) == 0 {
-		kept, err := backend.Secret(ctx)
-		if err != nil {
-			return nil, err
-		}
-		secrets = []webhook.Secret{kept}
+	secrets, err := callbackSecrets(ctx, opts, backend)
+	if err != nil {
+		return nil, err
 	}
 	sender := callback.NewSender(guard.Dial, callback.Options{
 		AttemptTimeout: opts.CallbackTimeout,
@@ -120,43 +106,73 @@ func New(ctx context.Context, opts Options) (_ *Server, err error) {
 	if err != nil {
 		return nil, err
 	}
-	queue, err := queuePages(backend)
-	if err != nil {
-		return nil, err
-	}
-	api, err := httpapi.New(s.engine, httpapi.Options{
-		Demo:           opts.Mode == Demo,
-		NewLimiter:     sharedLimits(backend),
-		NoSubmissions:  !opts.has(RoleAPI),
-		Keys:           admitted,
-		Rate:           opts.Rate,
-		TrustedProxies: opts.TrustedProxies,
-		CORSOrigins:    opts.CORSOrigins,
-		SeparateAdmin:  opts.AdminAddr != "",
-		Queue:          queue,
-		Version:        opts.Version,
-		Notices:        s.notices,
-		Secrets:        secrets,
-		Logger:         s.log.With("component", "http"),
-		Registry:       metrics,
-	})
+	api, err := s.newAPI(backend, secrets, metrics)
 	if err != nil {
 		return nil, err
 	}
 	s.http = s.serverOf(api)
 	s.http.WriteTimeout = 30 * time.Second // routes that answer late extend it
-	if opts.TLSCert != "" {
-		cert, err := loadCertificate(opts.TLSCert, opts.TLSKey, s.log)
-		if err != nil {
-			return nil, fmt.Errorf("TLS certificate: %w", err)
-		}
-		s.http.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: cert.get}
-		s.http.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: 100, MaxReadFrameSize: 64 << 10, PingTimeout: 15 * time.Second, SendPingTimeout: time.Minute}
+	if err := s.useTLS(); err != nil {
+		return nil, err
 	}
 	if opts.AdminAddr != "" {
 		s.admin = s.serverOf(api.Admin()) // a profile takes as long as it is asked to
 	}
 	return s, nil
+}
+
+// newAPI puts what callers and operators are served on top of the engine.
+func (s *Server) newAPI(backend database, secrets []webhook.Secret, metrics *prometheus.Registry) (*httpapi.API, error) {
+	queue, err := queuePages(backend)
+	if err != nil {
+		return nil, err
+	}
+	opts := httpapi.Options{
+		Demo:           s.opts.Mode == Demo,
+		NewLimiter:     sharedLimits(backend),
+		NoSubmissions:  !s.opts.has(RoleAPI),
+		Rate:           s.opts.Rate,
+		TrustedProxies: s.opts.TrustedProxies,
+		CORSOrigins:    s.opts.CORSOrigins,
+		SeparateAdmin:  s.opts.AdminAddr != "",
+		Queue:          queue,
+		Version:        s.opts.Version,
+		Notices:        s.notices,
+		Secrets:        secrets,
+		Logger:         s.log.With("component", "http"),
+		Registry:       metrics,
+	}
+	if s.opts.RequireKeys {
+		opts.Keys = s.keys
+	}
+	return httpapi.New(s.engine, opts)
+}
+
+// callbackSecrets are what callbacks are signed with whose owner has no key: those
+// of the options, or else the one that is kept.
+func callbackSecrets(ctx context.Context, opts Options, backend database) ([]webhook.Secret, error) {
+	if len(opts.CallbackSecrets) > 0 {
+		return opts.CallbackSecrets, nil
+	}
+	kept, err := backend.Secret(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return []webhook.Secret{kept}, nil
+}
+
+// useTLS makes the service speak HTTPS, if it has a certificate.
+func (s *Server) useTLS() error {
+	if s.opts.TLSCert == "" {
+		return nil
+	}
+	cert, err := loadCertificate(s.opts.TLSCert, s.opts.TLSKey, s.log)
+	if err != nil {
+		return fmt.Errorf("TLS certificate: %w", err)
+	}
+	s.http.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: cert.get}
+	s.http.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: 100, MaxReadFrameSize: 64 << 10, PingTimeout: 15 * time.Second, SendPingTimeout: time.Minute}
+	return nil
 }
 
 // serverOf has the limits of both servers.

@@ -130,67 +130,92 @@ func (c *serveCmd) options() (server.Options, error) {
 		Version:                   version(),
 		Logger:                    logger(c.LogLevel),
 	}
-	var faults []error
-	fault := func(flag string, err error) {
-		if err != nil {
-			faults = append(faults, fmt.Errorf("%s: %w", flag, err))
-		}
-	}
+	var wrong faults
 	var err error
 	opts.Mode, err = chooseMode(c.Mode, os.Getenv("ENVIRONMENT"))
-	fault("--mode", err)
-	if c.RequireKeys && c.InsecureNoAuth {
-		fault("--require-keys", errors.New("contradicts --insecure-no-auth; leave one of them out"))
-	}
-	if (c.RequireKeys || opts.Mode == server.Production && !c.InsecureNoAuth) && c.Database == server.Memory {
-		fault("--database", errors.New("a service in memory can have no API keys; give it a file, or let anyone in with --insecure-no-auth"))
-	}
-	switch {
-	case c.TLSCert != "" && c.TLSKey == "":
-		fault("--tls-key", errors.New("must be given with --tls-cert"))
-	case c.TLSKey != "" && c.TLSCert == "":
-		fault("--tls-cert", errors.New("must be given with --tls-key"))
-	case c.TLSCert != "":
-		if _, err := tls.LoadX509KeyPair(c.TLSCert, c.TLSKey); err != nil {
-			fault("--tls-cert", err)
-		}
-	}
-	for _, role := range c.Roles {
-		if role := server.Role(role); role != server.RoleAPI && role != server.RoleWorker {
-			fault("--roles", fmt.Errorf("must be api, worker or both with a comma between, has %q", role))
-		} else if !slices.Contains(opts.Roles, role) {
-			opts.Roles = append(opts.Roles, role)
-		}
-	}
-	if !server.IsPostgres(c.Database) {
-		if len(faults) == 0 && len(opts.Roles) < 2 {
-			fault("--roles", errors.New("the one process that a file can have takes all roles; give --database a postgres:// URL to have more processes"))
-		}
-		if c.DatabasePollOnly {
-			fault("--database-poll-only", errors.New("is for a Postgres; give --database its URL"))
-		}
-	}
-	for _, origin := range c.CORSOrigin {
-		fault("--cors-origin", server.CheckOrigin(origin))
-	}
+	wrong.add("--mode", err)
+	opts.Roles, err = c.roles()
+	wrong.add("--roles", err)
 	switch c.RateLimit {
 	case "":
 	case "none":
 		opts.InsecureNoRateLimit = true
 	default:
 		opts.Rate, err = server.ParseRate(c.RateLimit)
-		fault("--rate-limit", err)
+		wrong.add("--rate-limit", err)
 	}
 	for _, text := range c.CallbackSecret {
 		secret, err := webhook.ParseSecret(text)
-		fault("--callback-secret", err)
+		wrong.add("--callback-secret", err)
 		opts.CallbackSecrets = append(opts.CallbackSecrets, secret)
 	}
 	for _, text := range c.Upstream {
 		upstream, err := work.ParseUpstream(text)
-		fault("--upstream", err)
+		wrong.add("--upstream", err)
 		opts.Upstreams = append(opts.Upstreams, upstream)
 	}
+	if opts.Workers == 0 {
+		opts.Workers = runtime.GOMAXPROCS(0)
+	}
+	c.contradictions(opts.Mode, &wrong)
+	c.outOfRange(&wrong)
+	return opts, errors.Join(wrong...)
+}
+
+// faults are what is wrong with flags, each named.
+type faults []error
+
+func (f *faults) add(flag string, err error) {
+	if err != nil {
+		*f = append(*f, fmt.Errorf("%s: %w", flag, err))
+	}
+}
+
+// roles are what this process does.
+func (c *serveCmd) roles() (roles []server.Role, err error) {
+	for _, name := range c.Roles {
+		role := server.Role(name)
+		if role != server.RoleAPI && role != server.RoleWorker {
+			return nil, fmt.Errorf("must be api, worker or both with a comma between, has %q", name)
+		}
+		if !slices.Contains(roles, role) {
+			roles = append(roles, role)
+		}
+	}
+	if len(roles) < 2 && !server.IsPostgres(c.Database) {
+		return nil, errors.New("the one process that a file can have takes all roles; give --database a postgres:// URL to have more processes")
+	}
+	return roles, nil
+}
+
+// contradictions adds the flags that do not go together, and those that name what
+// there is not.
+func (c *serveCmd) contradictions(mode server.Mode, wrong *faults) {
+	if c.RequireKeys && c.InsecureNoAuth {
+		wrong.add("--require-keys", errors.New("contradicts --insecure-no-auth; leave one of them out"))
+	}
+	if (c.RequireKeys || mode == server.Production && !c.InsecureNoAuth) && c.Database == server.Memory {
+		wrong.add("--database", errors.New("a service in memory can have no API keys; give it a file, or let anyone in with --insecure-no-auth"))
+	}
+	switch {
+	case c.TLSCert != "" && c.TLSKey == "":
+		wrong.add("--tls-key", errors.New("must be given with --tls-cert"))
+	case c.TLSKey != "" && c.TLSCert == "":
+		wrong.add("--tls-cert", errors.New("must be given with --tls-key"))
+	case c.TLSCert != "":
+		_, err := tls.LoadX509KeyPair(c.TLSCert, c.TLSKey)
+		wrong.add("--tls-cert", err)
+	}
+	if c.DatabasePollOnly && !server.IsPostgres(c.Database) {
+		wrong.add("--database-poll-only", errors.New("is for a Postgres; give --database its URL"))
+	}
+	for _, origin := range c.CORSOrigin {
+		wrong.add("--cors-origin", server.CheckOrigin(origin))
+	}
+}
+
+// outOfRange adds the flags that are less or more than they can be.
+func (c *serveCmd) outOfRange(wrong *faults) {
 	for _, n := range []struct {
 		flag             string
 		value, low, high int
@@ -204,7 +229,7 @@ func (c *serveCmd) options() (server.Options, error) {
 		{"--max-connections", c.MaxConnections, 1, 1_000_000},
 	} {
 		if n.value < n.low || n.value > n.high {
-			fault(n.flag, fmt.Errorf("must be from %d to %d, is %d", n.low, n.high, n.value))
+			wrong.add(n.flag, fmt.Errorf("must be from %d to %d, is %d", n.low, n.high, n.value))
 		}
 	}
 	for _, d := range []struct {
@@ -218,16 +243,15 @@ func (c *serveCmd) options() (server.Options, error) {
 		{"--callback-max-age", c.CallbackMaxAge},
 	} {
 		if d.value <= 0 {
-			fault(d.flag, fmt.Errorf("must be positive, such as 30s, is %v", d.value))
+			wrong.add(d.flag, fmt.Errorf("must be positive, such as 30s, is %v", d.value))
 		}
 	}
+	if slices.Contains(c.AllowCallbackPort, 0) {
+		wrong.add("--allow-callback-port", errors.New("must be from 1 to 65535, is 0"))
+	}
 	if c.Retain != 0 && c.Retain < time.Second {
-		fault("--retain", fmt.Errorf("must be at least 1s, such as 720h, is %v", c.Retain))
+		wrong.add("--retain", fmt.Errorf("must be at least 1s, such as 720h, is %v", c.Retain))
 	}
-	if opts.Workers == 0 {
-		opts.Workers = runtime.GOMAXPROCS(0)
-	}
-	return opts, errors.Join(faults...)
 }
 
 // chooseMode: the flag or TANDEM_MODE, then ENVIRONMENT, then demo.

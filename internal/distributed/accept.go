@@ -16,11 +16,15 @@ import (
 	"tandem/internal/store"
 )
 
-// askInsert makes new requests. Those that come with an Idempotency-Key that
-// another request holds are not made.
+// askInsert makes new requests, started if there is a slot for them here. Those
+// that come with an Idempotency-Key that another request holds are not made.
 func (t *transaction) askInsert(ctx context.Context, writes []*write) error {
 	var free int64 // of room for requests that wait
 	for _, wr := range writes {
+		if r := t.w.here.Load(); wr.by == nil && r.mayStart(&wr.req) {
+			wr.by, wr.hold = r, t.w.lease()
+			wr.req.Status, wr.req.StartedAt, wr.req.Starts, wr.req.Epoch = tandem.Processing, t.w.now(), 1, 1
+		}
 		if wr.req.Status == tandem.Pending {
 			free++
 		}

@@ -1,9 +1,12 @@
 package distributed
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 )
@@ -33,5 +36,25 @@ func parse(database string) (*pgxpool.Config, error) {
 	if err != nil {
 		return nil, errors.New("not a Postgres URL; it must be such as postgres://user:password@host:5432/database?sslmode=verify-full")
 	}
+	config.ConnConfig.ConnectTimeout = connectTimeout
 	return config, nil
+}
+
+// connectTimeout bounds the wait for a Postgres that is away.
+const connectTimeout = 3 * time.Second
+
+// openPool connects to the database at the URL that the config was made of.
+func openPool(ctx context.Context, database string, config *pgxpool.Config) (*pgxpool.Pool, error) {
+	pool, err := pgxpool.NewWithConfig(ctx, config)
+	if err != nil {
+		return nil, fmt.Errorf("open the database %s: %w", Hide(database), err)
+	}
+	if err := pool.Ping(ctx); err != nil {
+		pool.Close()
+		if isCode(err, "08P01") && strings.Contains(err.Error(), "startup parameter") {
+			err = fmt.Errorf("%w: behind PgBouncer in transaction mode, use --database-poll-only; in session mode, let it ignore_startup_parameters", err)
+		}
+		return nil, fmt.Errorf("connect to the database %s: %w", Hide(database), err)
+	}
+	return pool, nil
 }

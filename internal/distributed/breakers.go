@@ -27,8 +27,13 @@ func newBreakers(b *Backend) *breakers {
 	return &breakers{b: b, known: make(map[string]callback.Breaker)}
 }
 
-// look reads the table and tells the engine what is new.
+// look reads the table and tells the engine what is new. Before there is one, it
+// does nothing.
 func (s *breakers) look(ctx context.Context) error {
+	steps := s.b.signals.steps.Load()
+	if steps == nil {
+		return nil
+	}
 	rows, err := s.b.pool.Query(ctx, breakersQuery)
 	if err != nil {
 		return fmt.Errorf("read breakers: %w", err)
@@ -48,10 +53,6 @@ func (s *breakers) look(ctx context.Context) error {
 	before := s.known
 	s.known = now
 	s.mu.Unlock()
-	steps := s.b.signals.steps.Load()
-	if steps == nil {
-		return nil
-	}
 	for host, b := range now {
 		if before[host].OpenTill != b.OpenTill {
 			(*steps).SetBreaker(host, callback.Breaker{OpenTill: b.OpenTill})

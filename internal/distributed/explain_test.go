@@ -111,6 +111,7 @@ func queries() []explained {
 		{"openQuery", openQuery, []any{"host1", int64(1)}, 0},
 		{"closeQuery", closeQuery, []any{"host1"}, 0},
 		{"forgetHostsQuery", forgetHostsQuery, []any{int64(5)}, 3 * mostRead}, // of 1,000 hosts
+		{"pausedQuery", pausedQuery, nil, 0},
 		{"leadsQuery", leadsQuery, []any{"me"}, 0},
 		// All that is owed and its jobs: 120 requests and 600 callbacks.
 		{"lostQuery of process", lostProcessQuery, []any{restorePage}, 0},
@@ -252,7 +253,7 @@ func TestEveryQueryGoesByIndex(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer ours.Release()
-	small := []string{"request_counters", "error_counters", "pruned_counters", "breakers", "river_leader"} // which it reads whole, being short
+	small := []string{"request_counters", "error_counters", "pruned_counters", "breakers", "river_leader", "river_queue"} // which it reads whole, being short
 	for _, who := range []struct {
 		name string
 		conn *pgx.Conn

@@ -2,8 +2,12 @@ package distributed
 
 import (
 	"context"
+	"fmt"
+	"slices"
 	"sync"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 
 	"tandem"
 	"tandem/internal/engine"
@@ -55,7 +59,7 @@ func (r *runner) mayStart(req *tandem.Request) bool {
 	if r == nil || r.ctx.Err() != nil || req.Mode != tandem.Async || req.Status != tandem.Pending || req.NotBefore.After(r.b.now()) {
 		return false
 	}
-	if r.waiting(req.Lane).Load() > 0 || !r.running.mayBegin() {
+	if r.b.isPaused(processQueue(req.Lane)) || r.waiting(req.Lane).Load() > 0 || !r.running.mayBegin() {
 		return false
 	}
 	if r.steps.Reserve(ended, req.Lane) != nil {
@@ -76,11 +80,40 @@ func (r *runner) accepted(req tandem.Request, job int64, started bool) {
 	r.b.processJobs.put(req.ID, ownJob{job, true})
 	go func() {
 		defer r.running.end()
+		begun := req
 		err := r.steps.Process(r.stepCtx, &req)
-		if err != nil && tandem.CodeOf(err) != tandem.CodeConflict {
-			r.b.log.Error("a request could not be worked to its end; its job comes back", "request_id", req.ID, "error", err)
+		if err == nil || tandem.CodeOf(err) == tandem.CodeConflict {
+			return
+		}
+		r.b.log.Error("a request could not be worked to its end, and goes to the queue", "request_id", req.ID, "error", err)
+		if err := r.b.takeOver(r.stepCtx, &begun); err != nil && tandem.CodeOf(err) != tandem.CodeConflict {
+			r.b.log.Error("a request could not be given to the queue; its job comes when this process counts as dead", "request_id", req.ID, "error", err)
 		}
 	}()
+}
+
+// lookForPauses finds out which queues operators have paused: no step of theirs is
+// taken at once either.
+func (b *Backend) lookForPauses(ctx context.Context) error {
+	rows, err := b.pool.Query(ctx, pausedQuery)
+	if err != nil {
+		return fmt.Errorf("look for paused queues: %w", err)
+	}
+	paused, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return fmt.Errorf("look for paused queues: %w", err)
+	}
+	b.paused.Store(&paused)
+	return nil
+}
+
+const pausedQuery = `SELECT name FROM river_queue WHERE paused_at IS NOT NULL`
+
+// isPaused reports whether a queue is paused, as far as is known: until it has
+// been looked for once, all are.
+func (b *Backend) isPaused(queue string) bool {
+	paused := b.paused.Load()
+	return paused == nil || slices.Contains(*paused, queue)
 }
 
 // mayDeliver reports whether this process may deliver what a request is about to
@@ -91,7 +124,7 @@ func (r *runner) mayDeliver(req *tandem.Request) (host string, may bool) {
 		return "", false
 	}
 	host = engine.HostOf(req.Callback.URL)
-	return host, r.b.breakers.closed(host) && r.places.roomFor(host) && r.running.mayBegin()
+	return host, !r.b.isPaused(deliverQueue) && r.b.breakers.closed(host) && r.places.roomFor(host) && r.running.mayBegin()
 }
 
 // owes is told what has become of a callback that this process may deliver: it is

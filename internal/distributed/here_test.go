@@ -3,6 +3,7 @@ package distributed_test
 import (
 	"context"
 	"encoding/json"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"sync/atomic"
@@ -104,5 +105,42 @@ func TestAStepTakenAtOnceGoesToAnotherProcessWhenItsOwnStops(t *testing.T) {
 	eventually(t, "another process has worked and delivered it", func() bool {
 		row, err := second.backend.Request(t.Context(), req.ID)
 		return err == nil && row.Status == tandem.CallbackSent && row.Starts == 1
+	})
+}
+
+func TestNoStepOfAPausedQueueIsTakenAtOnce(t *testing.T) {
+	t.Parallel()
+	database := postgrestest.Database(t)
+	if err := distributed.Migrate(t.Context(), database, slog.New(slog.DiscardHandler)); err != nil {
+		t.Fatal(err)
+	}
+	db := openSQL(t, database)
+	if _, err := db.Exec(`INSERT INTO river_queue (name, updated_at, paused_at) VALUES ('process_io', now(), now())`); err != nil {
+		t.Fatal(err)
+	}
+	release := make(chan struct{})
+	defer close(release)
+	p := startProcess(t, database, testWork(t, func(context.Context, work.Input) (json.RawMessage, error) {
+		<-release
+		return json.RawMessage(`1`), nil
+	}))
+	status := func(req *tandem.Request) tandem.Status {
+		row, err := p.backend.Request(t.Context(), req.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return row.Status
+	}
+	eventually(t, "the queue is served", func() bool {
+		return count(t, db, `SELECT count(*) FROM river_leader`) == 1
+	})
+	if got := status(accepted(t, p.backend, "http://127.0.0.1:1/")); got != tandem.Pending {
+		t.Errorf("a request of a paused queue is %s, want it pending", got)
+	}
+	if _, err := db.Exec(`UPDATE river_queue SET paused_at = NULL`); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "requests are started at once again", func() bool {
+		return status(accepted(t, p.backend, "http://127.0.0.1:1/")) == tandem.Processing
 	})
 }

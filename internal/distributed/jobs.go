@@ -165,12 +165,12 @@ func (w *deliverWorker) NextRetry(*river.Job[deliverArgs]) time.Time { return ti
 
 const (
 	// fetchCooldown is the least time between two looks for jobs of one queue.
-	fetchCooldown = 5 * time.Millisecond
+	fetchCooldown = 20 * time.Millisecond
 	// fetchPoll is the most, should no notification of new jobs come: so long a
 	// job may be late whose time has come.
 	fetchPoll = 200 * time.Millisecond
-	// keepJobs is how long jobs that have ended stay for people to look at. The
-	// history is in our own rows.
+	// keepJobs is how long jobs that ended without their step, having found nothing
+	// to do, stay for people to look at. The history is in our own rows.
 	keepJobs = time.Minute
 
 	// jobGrace is how much longer than its step a job may take, for reading and

@@ -43,17 +43,8 @@ func connect(ctx context.Context, database string) (*pgxpool.Pool, error) {
 		return nil, err
 	}
 	config.MaxConns = 4
-	config.ConnConfig.ConnectTimeout = connectTimeout
 	config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
-	pool, err := pgxpool.NewWithConfig(ctx, config)
-	if err != nil {
-		return nil, fmt.Errorf("open the database %s: %w", Hide(database), err)
-	}
-	if err := pool.Ping(ctx); err != nil {
-		pool.Close()
-		return nil, fmt.Errorf("connect to the database %s: %w", Hide(database), err)
-	}
-	return pool, nil
+	return openPool(ctx, database, config)
 }
 
 // Close disconnects.

@@ -128,7 +128,8 @@ type Backend struct {
 	notes    store.Notes
 	working  working
 
-	here        atomic.Pointer[runner] // takes steps at once; nil if none does
+	here        atomic.Pointer[runner]   // takes steps at once; nil if none does
+	paused      atomic.Pointer[[]string] // queues
 	processJobs ownJobs
 	deliverJobs ownJobs
 
@@ -221,7 +222,6 @@ func (b *Backend) openPools(ctx context.Context, database string) error {
 			config.MaxConns = conns
 		}
 		config.MaxConns = max(config.MaxConns, 4) // migrating takes three at once
-		config.ConnConfig.ConnectTimeout = connectTimeout
 		config.ConnConfig.Tracer = trips
 		if b.opts.PollOnly {
 			config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
@@ -230,19 +230,11 @@ func (b *Backend) openPools(ctx context.Context, database string) error {
 				config.ConnConfig.RuntimeParams[name] = value
 			}
 		}
-		pool, err := pgxpool.NewWithConfig(ctx, config)
-		if err != nil {
-			return nil, fmt.Errorf("open the database %s: %w", Hide(database), err)
+		pool, err := openPool(ctx, database, config)
+		if err == nil {
+			b.onClose(func() error { pool.Close(); return nil })
 		}
-		if err := pool.Ping(ctx); err != nil {
-			pool.Close()
-			if isCode(err, "08P01") && strings.Contains(err.Error(), "startup parameter") {
-				err = fmt.Errorf("%w: behind PgBouncer in transaction mode, use --database-poll-only; in session mode, let it ignore_startup_parameters", err)
-			}
-			return nil, fmt.Errorf("connect to the database %s: %w", Hide(database), err)
-		}
-		b.onClose(func() error { pool.Close(); return nil })
-		return pool, nil
+		return pool, err
 	}
 	// Plans are made while the tables are small, and kept when they have grown:
 	// every query has an index that is right then. What costs a plan without one
@@ -257,9 +249,6 @@ func (b *Backend) openPools(ctx context.Context, database string) error {
 		"application_name": "tandem queue", "enable_seqscan": "off", "jit": "off", "synchronous_commit": "off"})
 	return err
 }
-
-// connectTimeout bounds the wait for a Postgres that is away.
-const connectTimeout = 3 * time.Second
 
 // background runs f until the backend is closed.
 func (b *Backend) background(f func(ctx context.Context)) {
@@ -307,7 +296,7 @@ func (b *Backend) handOver() error {
 // takeOver puts right a request whose process will not finish it: it is pending
 // again or, if it was interrupted too often or nobody was promised it, failed.
 func (b *Backend) takeOver(ctx context.Context, req *tandem.Request) error {
-	if req.Mode == tandem.Async && !req.Waited && req.Starts < tandem.MaxStarts {
+	if engine.StartsAgain(req) {
 		return b.requeue(ctx, req, 0)
 	}
 	return b.Complete(ctx, engine.Interrupted(req, b.now()))

@@ -34,6 +34,9 @@ const (
 func (b *Backend) Run(ctx context.Context, steps engine.Steps) error {
 	b.signals.steps.Store(&steps)
 	defer b.signals.steps.Store(nil)
+	if err := b.breakers.look(ctx); err != nil && ctx.Err() == nil {
+		b.log.Warn("which hosts are left alone is not known yet; it will be read again", "error", err)
+	}
 	if b.opts.NoSteps {
 		<-ctx.Done()
 		return nil
@@ -45,6 +48,9 @@ func (b *Backend) Run(ctx context.Context, steps engine.Steps) error {
 		stepCtx:  context.WithoutCancel(ctx),
 		suspects: make(chan struct{}, 1),
 		places:   newPlaces(b.opts.MaxAttempts),
+	}
+	if err := b.lookForPauses(ctx); err != nil { // it is looked for again soon
+		b.log.Warn("no step is taken at once yet", "error", err)
 	}
 	b.here.Store(r)
 	defer b.here.Store(nil)

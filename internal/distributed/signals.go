@@ -193,6 +193,9 @@ func (s *signals) poll(ctx context.Context) {
 func (s *signals) pollOnce(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, batchTimeout)
 	defer cancel()
+	if err := s.b.lookForPauses(ctx); err != nil {
+		return err
+	}
 	if ids := s.b.watchers.IDs(); len(ids) > 0 {
 		rows, err := s.b.pool.Query(ctx, workedQuery, ids)
 		if err != nil {

@@ -24,26 +24,15 @@ func (b *Backend) Claim(ctx context.Context, req *tandem.Request, key engine.Ide
 // that one's id and inserts nothing.
 func (b *Backend) insertRequest(ctx context.Context, req *tandem.Request, key *engine.IdempotencyKey) (holder string, err error) {
 	w := &write{kind: inserting, req: *req, key: key}
-	r := b.here.Load()
-	here := r.mayStart(req)
-	if here {
-		w.req.Status, w.req.StartedAt, w.req.Starts, w.req.Epoch = tandem.Processing, b.now(), req.Starts+1, req.Epoch+1
-		w.hold = b.lease()
-	}
-	told := false
 	err = b.writer.Do(ctx, w, func(err error) {
-		told = true
 		inserted := err == nil && w.holder == ""
 		if inserted && w.req.Status == tandem.Processing {
 			b.working.add(&w.req)
 		}
-		if here {
-			r.accepted(w.req, w.held, inserted)
+		if w.by != nil {
+			w.by.accepted(w.req, w.held, inserted)
 		}
 	})
-	if here && neverQueued(err, &told) {
-		r.accepted(w.req, 0, false)
-	}
 	if err != nil {
 		return "", err
 	}
@@ -138,19 +127,13 @@ func (b *Backend) work(ctx context.Context, kind kind, req *tandem.Request) erro
 			r.owes(w.req, host, w.held, asked)
 		}
 	})
-	if here && neverQueued(err, &told) {
+	if here && !told && err != nil && tandem.CodeOf(err) != tandem.CodeUnknown { // never queued
 		r.owes(w.req, host, 0, asked)
 	}
 	if err == nil {
 		req.Status, req.Callback.State, req.Callback.NextAt = w.req.Status, w.req.Callback.State, w.req.Callback.NextAt
 	}
 	return err
-}
-
-// neverQueued reports whether Do has returned without having told, or being about
-// to tell, what has become of the write.
-func neverQueued(err error, told *bool) bool {
-	return err != nil && tandem.CodeOf(err) != tandem.CodeUnknown && !*told
 }
 
 // Release implements engine.Store.

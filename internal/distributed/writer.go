@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -30,6 +31,8 @@ type writer struct {
 	name   string
 	now    func() time.Time
 	lasts  func(*tandem.Request) time.Duration // a claim to its attempt
+	lease  func() time.Duration                // of a start
+	here   *atomic.Pointer[runner]             // takes steps at once
 	room   room
 }
 
@@ -42,6 +45,7 @@ type write struct {
 	starts  int                    // that a requeue takes back
 	note    *store.Note            // of an insert that nobody waits for
 	job     ownJob                 // of this process, which ends with the step
+	by      *runner                // that has a slot for a request that is inserted
 	hold    time.Duration          // for how long the next job is held for this process; 0: it is anybody's
 
 	// What has come of it, as the batch sees it.
@@ -85,7 +89,7 @@ func newWriter(b *Backend) (*writer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &writer{Queue: queue, begin: b.begin, insert: b.insert, name: b.name, now: b.now, lasts: b.claimFor, room: room{most: b.opts.MaxPending}}, nil
+	return &writer{Queue: queue, begin: b.begin, insert: b.insert, name: b.name, now: b.now, lasts: b.claimFor, lease: b.lease, here: &b.here, room: room{most: b.opts.MaxPending}}, nil
 }
 
 // run commits batches until the queue is closed and empty.

@@ -18,7 +18,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	_ "modernc.org/sqlite" // the driver "sqlite"
 
-	"tandem"
 	"tandem/internal/engine"
 	"tandem/internal/store"
 )
@@ -283,7 +282,7 @@ func (b *Backend) recover(ctx context.Context) error {
 		return err
 	}
 	for _, req := range left {
-		if req.Mode == tandem.Async && !req.Waited && req.Starts < tandem.MaxStarts {
+		if engine.StartsAgain(req) {
 			err = b.requeue(ctx, req, 0)
 		} else {
 			err = b.Complete(ctx, engine.Interrupted(req, b.now()))

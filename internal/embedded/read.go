@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -103,57 +104,69 @@ func (b *Backend) Requests(ctx context.Context, q engine.Query) (engine.Page, er
 	return page, nil
 }
 
-// selectSeqs selects the seqs of the rows a query asks for. The one index on
-// (mode, status, seq) serves every filter: each pair of mode and status that
-// is asked for contributes its own newest rows, read in order.
-//
-// The requests of one owner have an index of their own, in which the filters
-// are looked for from the newest on.
+// selectSeqs selects the seqs of the rows a query asks for. They are the newest of
+// those that each of some indexes has: by mode and status there is an index of all
+// requests and one of each owner's, in which each pair that is asked for is a part;
+// the callbacks that are owed, that were given up, and that told of a failure have
+// small ones of their own. What no index knows - the host of a callback, when a
+// request was worked - is looked for in these.
 func selectSeqs(q engine.Query, before int64) (text string, args []any) {
-	text, args = `SELECT seq FROM requests WHERE seq < ?`, []any{before}
-	narrow := func(condition string, values ...any) { text, args = text+" AND "+condition, append(args, values...) }
-	if !q.Caller.Admin {
-		narrow(`owner = ? AND owner <> ''`, q.Caller.Name)
+	arg := func(v any) string {
+		args = append(args, v)
+		return "?" + strconv.Itoa(len(args))
 	}
-	switch q.Callback {
-	case "":
-	case tandem.CallbackGivenUp:
-		narrow(`callback_state = 'failed'`) // as its index has it
-	default:
-		narrow(`callback_state = ?`, string(q.Callback))
+	below, most := arg(before), arg(q.Offset+q.Limit+1)
+	filters := "" // of every part
+	filter := func(condition string) { filters += " AND " + condition }
+	var parts []string
+	part := func(index, condition string) {
+		parts = append(parts, `SELECT * FROM (SELECT seq FROM requests `+index+` WHERE `+condition+filters+` AND seq < `+below+` ORDER BY seq DESC LIMIT `+most+`)`)
 	}
-	if q.Host != "" {
-		narrow(`callback_host = ?`, q.Host)
+	pairs := func(modes []tandem.Mode, statuses []tandem.Status) {
+		for _, mode := range modes {
+			for _, status := range statuses {
+				if (q.Mode == "" || q.Mode == mode) && (q.Status == "" || q.Status == status) {
+					part("", `mode = `+arg(string(mode))+` AND status = `+arg(string(status)))
+				}
+			}
+		}
 	}
-	if !q.From.IsZero() {
-		narrow(`worked_at >= ?`, micros(q.From))
-	}
-	if !q.To.IsZero() {
-		narrow(`worked_at < ?`, micros(q.To))
-	}
-	if len(args) > 1 || q.Callback != "" || q.Mode == "" && q.Status == "" {
+	small := func(index, condition string) {
 		if q.Mode != "" {
-			narrow(`mode = ?`, string(q.Mode))
+			condition += ` AND mode = ` + arg(string(q.Mode))
 		}
 		if q.Status != "" {
-			narrow(`status = ?`, string(q.Status))
+			condition += ` AND status = ` + arg(string(q.Status))
 		}
-		return text, args
+		part(index, condition)
 	}
-	text, args = "", nil
-	modes, statuses := tandem.Modes, tandem.Statuses
-	if q.Mode != "" {
-		modes = []tandem.Mode{q.Mode}
+	if !q.Caller.Admin {
+		filter(`owner = ` + arg(q.Caller.Name) + ` AND owner <> ''`)
 	}
-	if q.Status != "" {
-		statuses = []tandem.Status{q.Status}
+	if q.Host != "" {
+		filter(`callback_host = ` + arg(q.Host))
 	}
-	var parts []string
-	for _, mode := range modes {
-		for _, status := range statuses {
-			parts = append(parts, `SELECT * FROM (SELECT seq FROM requests WHERE mode = ? AND status = ? AND seq < ? ORDER BY seq DESC LIMIT ?)`)
-			args = append(args, string(mode), string(status), before, q.Offset+q.Limit+1)
-		}
+	if !q.From.IsZero() {
+		filter(`worked_at >= ` + arg(micros(q.From)))
+	}
+	if !q.To.IsZero() {
+		filter(`worked_at < ` + arg(micros(q.To)))
+	}
+	switch {
+	case q.Callback == tandem.CallbackPending:
+		filter(`callback_state = 'pending'`)
+		pairs([]tandem.Mode{tandem.Async}, []tandem.Status{tandem.Pending, tandem.Processing})
+		small(`INDEXED BY requests_owed`, `next_attempt_at IS NOT NULL`) // of those that are worked
+	case q.Callback == tandem.CallbackDelivered:
+		filter(`callback_state = 'sent'`)
+		pairs([]tandem.Mode{tandem.Async}, []tandem.Status{tandem.CallbackSent})
+		small(`INDEXED BY requests_told_of_failure`, `status = 'failed'`)
+	case q.Callback == tandem.CallbackGivenUp:
+		small(`INDEXED BY requests_given_up`, `callback_state = 'failed'`)
+	case q.Mode == "" && q.Status == "" && q.Caller.Admin:
+		small(``, `true`)
+	default:
+		pairs(tandem.Modes, tandem.Statuses)
 	}
 	return strings.Join(parts, " UNION ALL "), args
 }

@@ -115,6 +115,13 @@ func Expire(req *tandem.Request, now time.Time) {
 	finish(req, nil, &tandem.Failure{Code: tandem.FailureExpired, Message: "it had not begun when expires_at was reached"}, now)
 }
 
+// StartsAgain reports whether a request whose process died while it worked it
+// becomes pending again: if somebody was promised it, and it was not interrupted
+// too often. Else it is Interrupted.
+func StartsAgain(req *tandem.Request) bool {
+	return req.Mode == tandem.Async && !req.Waited && req.Starts < tandem.MaxStarts
+}
+
 // Interrupted gives a request that is not started again, after the process that
 // worked it has died, its outcome.
 func Interrupted(req *tandem.Request, now time.Time) *tandem.Request {

@@ -71,7 +71,8 @@ type Store interface {
 	// Attempts returns a request's delivery attempts, first one first, or
 	// CodeNotFound if there is no such request.
 	Attempts(ctx context.Context, id string) ([]tandem.Attempt, error)
-	// Counts reads the counters of the caller's requests. Its cost does not grow with the history.
+	// Counts reads the counters of the caller's requests. Its cost does not grow
+	// with the history.
 	Counts(ctx context.Context, who tandem.Caller) (Counts, error)
 	// Watch returns a channel that is closed when the request is next worked.
 	// It reports moves from the call on: watch first, then look. stop frees

@@ -17,7 +17,7 @@ type Seen struct {
 	processing map[tandem.Mode]*window
 	queue      map[tandem.Mode]*window
 	lag        *window // from worked to delivered
-	worked     map[tandem.Mode]*tally
+	worked     map[tandem.Mode]*meter
 }
 
 // Window is how far back Seen's percentiles look.
@@ -29,10 +29,10 @@ func newSeen(now time.Time) *Seen {
 		processing: make(map[tandem.Mode]*window),
 		queue:      make(map[tandem.Mode]*window),
 		lag:        &window{},
-		worked:     make(map[tandem.Mode]*tally),
+		worked:     make(map[tandem.Mode]*meter),
 	}
 	for _, mode := range tandem.Modes {
-		s.processing[mode], s.queue[mode], s.worked[mode] = &window{}, &window{}, &tally{}
+		s.processing[mode], s.queue[mode], s.worked[mode] = &window{}, &window{}, &meter{}
 	}
 	return s
 }
@@ -107,17 +107,17 @@ const highestMicros = int64(24 * time.Hour / time.Microsecond)
 
 func newHistogram() *hdrhistogram.Histogram { return hdrhistogram.New(1, highestMicros, 2) }
 
-// tally counts events by the second, over the last minute.
-type tally struct {
+// meter counts events by the second, over the last minute.
+type meter struct {
 	mu      sync.Mutex
 	seconds [61]struct{ at, n int64 }
 }
 
-func (t *tally) add(now time.Time) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
+func (m *meter) add(now time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	at := now.Unix()
-	s := &t.seconds[at%int64(len(t.seconds))]
+	s := &m.seconds[at%int64(len(m.seconds))]
 	if s.at != at {
 		s.at, s.n = at, 0
 	}
@@ -126,11 +126,11 @@ func (t *tally) add(now time.Time) {
 
 // perSecond returns the mean rate over the last whole minute, or over the time
 // since began if that is shorter.
-func (t *tally) perSecond(now, began time.Time) float64 {
-	t.mu.Lock()
-	defer t.mu.Unlock()
+func (m *meter) perSecond(now, began time.Time) float64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	sum := int64(0)
-	for _, s := range t.seconds {
+	for _, s := range m.seconds {
 		if s.at < now.Unix() && s.at >= now.Unix()-60 {
 			sum += s.n
 		}
@@ -139,11 +139,11 @@ func (t *tally) perSecond(now, began time.Time) float64 {
 }
 
 // busiest returns the most that any whole second of the last n had.
-func (t *tally) busiest(now time.Time, n int64) int64 {
-	t.mu.Lock()
-	defer t.mu.Unlock()
+func (m *meter) busiest(now time.Time, n int64) int64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	most := int64(0)
-	for _, s := range t.seconds {
+	for _, s := range m.seconds {
 		if s.at < now.Unix() && s.at >= now.Unix()-n {
 			most = max(most, s.n)
 		}

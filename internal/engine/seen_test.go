@@ -53,7 +53,7 @@ func TestAWindowClampsWhatItCannotHold(t *testing.T) {
 
 func TestATallyCountsTheLastWholeMinute(t *testing.T) {
 	began := noon.Add(-time.Hour)
-	c := &tally{}
+	c := &meter{}
 	for range 120 {
 		c.add(noon)
 	}

@@ -11,7 +11,8 @@ import (
 )
 
 // Stats is the state of the service at one moment. Counts come from the store
-// and are of all requests that it keeps; Percentiles and rates are what this process saw lately.
+// and are of all requests that it keeps; Percentiles and rates are what this
+// process saw lately.
 type Stats struct {
 	Counts Counts
 

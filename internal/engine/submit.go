@@ -31,10 +31,10 @@ type Submission struct {
 }
 
 // Do runs a submission for a caller who waits: it takes a slot, or returns
-// CodeBusy if too many wait for one or none becomes free in time; runs the work under the smaller of
-// ctx's deadline and the work timeout; and returns once the outcome is
-// committed. The request it returns is worked; a failed one carries its
-// Failure and is no error of Do. After a disconnect the outcome is still
+// CodeBusy if too many wait for one or none becomes free in time; runs the work
+// under the smaller of ctx's deadline and the work timeout; and returns once the
+// outcome is committed. The request it returns is worked; a failed one carries
+// its Failure and is no error of Do. After a disconnect the outcome is still
 // written.
 //
 // Under an Idempotency-Key the work goes on when the caller leaves, and a

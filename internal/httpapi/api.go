@@ -117,15 +117,15 @@ func (a *API) routes(mux, admin *http.ServeMux) {
 	op := operations{api}
 	api.UseMiddleware(onlyKnownParameters)
 
-	huma.Register(api, op.submits(op.describe("POST", "/sync", "Run the work and answer with its result", "409 413 415 422 429 500 502 503 504"), 200), a.sync)
-	huma.Register(api, op.submits(op.describe("POST", "/async", "Accept the work: 202 once it is on disk", "413 415 422 429 503"), 202), a.async)
-	huma.Register(api, op.describe("GET", "/requests", "The history, newest first", "422"), a.list)
-	huma.Register(api, op.describe("GET", "/requests/{id}", "One request; ?wait=30s holds the answer until it is worked", "404 422"), a.show)
+	huma.Register(api, op.submits(op.describe("POST", "/sync", "Run the work and answer with its result", "409 413 415 429 500 502 503 504"), 200), a.sync)
+	huma.Register(api, op.submits(op.describe("POST", "/async", "Accept the work: 202 once it is on disk", "413 415 429 503"), 202), a.async)
+	huma.Register(api, op.describe("GET", "/requests", "The history, newest first", ""), a.list)
+	huma.Register(api, op.describe("GET", "/requests/{id}", "One request; ?wait=30s holds the answer until it is worked", "404"), a.show)
 	huma.Register(api, op.describe("GET", "/requests/{id}/attempts", "Every attempt at delivering its callback", "404"), a.attempts)
 	huma.Register(api, op.describe("DELETE", "/requests/{id}", "Cancel it, if it is not worked yet", "404 409 503"), a.cancel)
 	huma.Register(api, op.describe("POST", "/requests/{id}/redeliver", "Deliver its callback again, under the same webhook-id", "404 409 503"), a.redeliver)
-	huma.Register(api, op.describe("GET", "/callbacks", "The callbacks that were given up, or in another state, newest first", "422"), a.callbacks)
-	huma.Register(api, op.describe("POST", "/callbacks/redeliver", "Deliver many callbacks again", "413 415 422 503"), a.redeliverMany)
+	huma.Register(api, op.describe("GET", "/callbacks", "The callbacks that were given up, or in another state, newest first", ""), a.callbacks)
+	huma.Register(api, op.describe("POST", "/callbacks/redeliver", "Deliver many callbacks again", "413 415 503"), a.redeliverMany)
 	huma.Register(api, op.describe("GET", "/stats", "What the service has done and is doing", "503"), a.stats)
 	huma.Register(api, op.describe("GET", "/healthz", "Alive", "500"), a.healthz)
 	huma.Register(api, op.describe("GET", "/readyz", "Able to accept requests", "503"), a.readyz)
@@ -145,8 +145,7 @@ func (a *API) routes(mux, admin *http.ServeMux) {
 	}
 	a.docs(watched, api.OpenAPI())
 
-	a.refuseTheRest(mux, api.OpenAPI())
-	admin.HandleFunc("/", nothingHere)
+	a.refuseTheRest(mux, admin, api.OpenAPI())
 }
 
 // operatorRoutes registers what only operators get, and what they get as well
@@ -166,18 +165,18 @@ func (a *API) operatorRoutes(admin, everybody *http.ServeMux) {
 
 // refuseTheRest answers what no route takes: 405 for a known path, OPTIONS
 // with what it allows, and 404 for everything else.
-func (a *API) refuseTheRest(mux *http.ServeMux, doc *huma.OpenAPI) {
-	allowed := map[string]string{}
-	if !a.opts.SeparateAdmin {
-		allowed = map[string]string{
-			"/openapi.json": "GET, HEAD", "/docs": "GET, HEAD", "/docs/": "GET, HEAD",
-			"/redoc": "GET, HEAD", "/redoc/redoc.standalone.js": "GET, HEAD",
-		}
+func (a *API) refuseTheRest(mux, admin *http.ServeMux, doc *huma.OpenAPI) {
+	watched := mux // as in routes
+	if a.opts.SeparateAdmin {
+		watched = admin
+	}
+	for _, path := range []string{"/openapi.json", "/docs", "/docs/", "/redoc", "/redoc/redoc.standalone.js"} {
+		refuseOtherMethods(watched, path, "GET, HEAD")
+	}
+	for _, path := range []string{"/healthz", "/readyz", "/debug/pprof/"} {
+		refuseOtherMethods(admin, path, "GET, HEAD")
 	}
 	for path, item := range doc.Paths {
-		if path == "/metrics" && a.opts.SeparateAdmin {
-			continue
-		}
 		var methods []string
 		if item.Get != nil {
 			methods = append(methods, "GET", "HEAD")
@@ -189,19 +188,25 @@ func (a *API) refuseTheRest(mux *http.ServeMux, doc *huma.OpenAPI) {
 			methods = append(methods, "DELETE")
 		}
 		sort.Strings(methods)
-		allowed[path] = strings.Join(methods, ", ")
-	}
-	for path, methods := range allowed {
-		mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
-			w.Header().Set("Allow", methods+", OPTIONS")
-			if r.Method == http.MethodOptions {
-				w.WriteHeader(http.StatusNoContent)
-				return
-			}
-			newProblem(http.StatusMethodNotAllowed, "method_not_allowed", "", "this path takes "+methods).write(w)
-		})
+		of := mux
+		if path == "/metrics" {
+			of = watched
+		}
+		refuseOtherMethods(of, path, strings.Join(methods, ", "))
 	}
 	mux.HandleFunc("/", nothingHere)
+	admin.HandleFunc("/", nothingHere)
+}
+
+func refuseOtherMethods(mux *http.ServeMux, path, methods string) {
+	mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Allow", methods+", OPTIONS")
+		if r.Method == http.MethodOptions {
+			w.WriteHeader(http.StatusNoContent)
+			return
+		}
+		newProblem(http.StatusMethodNotAllowed, "method_not_allowed", "", "this path takes "+methods).write(w)
+	})
 }
 
 func nothingHere(w http.ResponseWriter, _ *http.Request) {
@@ -222,12 +227,16 @@ func (x *exchange) Resolve(ctx huma.Context) []error {
 }
 
 // refuse turns an error into its answer, and logs what the client is not told.
-// What fails because the client left is no failure of ours.
+// What fails because the client left is no failure of ours, and neither is that
+// there is no room: under overload a line for each would be a load of its own.
 func (a *API) refuse(r *http.Request, err error) error {
 	p := problemOf(err)
 	if p.Status >= http.StatusInternalServerError && !errors.Is(err, p) {
 		if r.Context().Err() != nil {
 			return newProblem(statusClientGone, "client_gone", "", "the caller left before the answer")
+		}
+		if told := tandem.CodeOf(err); told == tandem.CodeBusy || told == tandem.CodeDraining {
+			return p
 		}
 		a.log.LogAttrs(r.Context(), slog.LevelWarn, "refused", slog.String("path", r.URL.Path), slog.Int("status", p.Status), slog.Any("error", err))
 	}

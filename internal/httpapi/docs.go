@@ -150,6 +150,9 @@ func (o operations) describe(method, path, summary, refusals string) huma.Operat
 	if method == http.MethodPost {
 		op.Responses["400"] = o.refusal("400")
 	}
+	if !open(path) { // see onlyKnownParameters
+		op.Responses["422"] = o.refusal("422")
+	}
 	return op
 }
 

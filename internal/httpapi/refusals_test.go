@@ -6,12 +6,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -263,8 +265,27 @@ func TestTheRateIsOneForBothRoutes(t *testing.T) {
 	}
 }
 
+// warnings counts what is logged as worse than usual.
+type warnings struct {
+	slog.Handler
+	n atomic.Int64
+}
+
+func (w *warnings) Enabled(_ context.Context, level slog.Level) bool { return level >= slog.LevelWarn }
+func (w *warnings) WithAttrs([]slog.Attr) slog.Handler               { return w }
+func (w *warnings) Handle(context.Context, slog.Record) error {
+	w.n.Add(1)
+	return nil
+}
+
 func TestWhenThereIsNoRoomTheAnswerSaysWhenToComeBack(t *testing.T) {
-	s := newService(t, Options{}, engine.Options{Paused: true})
+	logged := &warnings{Handler: slog.DiscardHandler}
+	defer func() {
+		if n := logged.n.Load(); n != 0 {
+			t.Errorf("%d warnings in the log of what the callers were told", n)
+		}
+	}()
+	s := newService(t, Options{Logger: slog.New(logged)}, engine.Options{Paused: true})
 	a := s.do("POST", "/sync", small)
 	s.wantProblem("sync while paused", a, 503, "busy")
 	if a.Header.Get("Retry-After") == "" {

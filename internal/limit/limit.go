@@ -30,7 +30,10 @@ func ParseRate(s string) (Rate, error) {
 	return Rate{count, length}, nil
 }
 
-func (r Rate) String() string { return fmt.Sprintf("%d/%v", r.N, r.Window) }
+// String is what ParseRate reads, in seconds.
+func (r Rate) String() string {
+	return strconv.Itoa(r.N) + "/" + strconv.FormatFloat(r.Window.Seconds(), 'f', -1, 64) + "s"
+}
 
 // Decision is what a Limiter says to one request.
 type Decision struct {

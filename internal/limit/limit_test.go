@@ -270,6 +270,9 @@ func TestParseRate(t *testing.T) {
 			t.Errorf("ParseRate(%q) = %v, %v; want what it is the text of", got.String(), again, err)
 		}
 	}
+	if got := (Rate{50, time.Minute}).String(); got != "50/60s" {
+		t.Errorf("a rate is shown as %s, and given as 50/60s", got)
+	}
 	for _, text := range []string{"", "50", "50/", "/60s", "0/60s", "-1/60s", "1000001/60s", "99999999999999999999/60s", "50/999999999h", "1e3/60s", "50 60s", "50/60", "50/999ms", "50/0.999999999s", "50/0s", "50/-1s", "5.5/60s", "50/60s/1", "x/60s", "50/x"} {
 		if got, err := ParseRate(text); err == nil || !strings.Contains(err.Error(), "50/60s") {
 			t.Errorf("ParseRate(%q) = %v, %v; want an error that shows how to write it", text, got, err)

@@ -33,8 +33,8 @@ const (
 // interval of the log ratio with the bootstrap's standard error. So far out the
 // percentiles of ten pairs are rough: by them alone, and at 0.05/7, 3 of 100
 // simulated comparisons of equals found a difference; by both it is 1 of 100.
-// Equivalent is a 95 % interval within 5 % of 1. A pair that lacks a block, as the last one of a run that was cut short, is
-// left out.
+// Equivalent is a 95 % interval within 5 % of 1. A pair that lacks a block, as
+// the last one of a run that was cut short, is left out.
 func compare(blocks []Block, seed uint64) []Metric {
 	return bootstrap(blocks, seed, resamples)
 }

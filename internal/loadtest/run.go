@@ -146,6 +146,7 @@ type run struct {
 	received       received
 
 	planned, unsent [2]int
+	refusals        [2]atomic.Pointer[refusal] // the first of each arm
 	saturated       int
 	polling         atomic.Int64
 	missing         missing // those polled for in vain
@@ -341,6 +342,9 @@ func (r *run) result(l *lab, interrupted bool, before, self *Usage) *Result {
 		total.arms[i].fill(arm)
 		arm.Ledger.Planned, arm.Ledger.Unsent = r.planned[i], r.unsent[i]
 		arm.Window = r.window[i]
+		if first := r.refusals[i].Load(); first != nil {
+			result.Warnings = append(result.Warnings, first.warning(arm.Mode))
+		}
 	}
 	r.received.fill(&result.Callbacks)
 	result.Callbacks.Lag, result.Callbacks.Verification = total.callbackLag, total.verification

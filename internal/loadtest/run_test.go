@@ -216,17 +216,18 @@ func TestAnswersAreSorted(t *testing.T) {
 		answer      func(string, int, http.ResponseWriter) bool
 		sync, async Ledger // beside Planned and Sent
 		category    string // of the sync one
+		warning     string // of the sync one, from its status on
 	}{
-		{"429 is a refusal of its own", say(429, `{}`), Ledger{Rejected: 1}, Ledger{Rejected: 1}, CategoryRateLimited},
-		{"422 is the client's", say(422, `{}`), Ledger{Rejected: 1}, Ledger{Rejected: 1}, CategoryClient},
-		{"503 is the service's", say(503, `{"error_code":"busy"}`), Ledger{Rejected: 1}, Ledger{Rejected: 1}, CategoryServer},
-		{"a problem with a request id is work that failed", say(500, `{"request_id":"req_1"}`), Ledger{Accepted: 1, Failed: 1}, Ledger{Rejected: 1}, CategoryWork},
-		{"200 without a result is no answer", say(200, `{"request_id":"req_1"}`), Ledger{Errored: 1}, Ledger{Errored: 1}, CategoryBadAnswer},
-		{"202 without an id is no answer", say(202, `{}`), Ledger{Errored: 1}, Ledger{Errored: 1}, CategoryBadAnswer},
-		{"text is no answer", say(200, `OK`), Ledger{Errored: 1}, Ledger{Errored: 1}, CategoryBadAnswer},
-		{"a redirect is no answer", say(302, `{}`), Ledger{Errored: 1}, Ledger{Errored: 1}, CategoryBadAnswer},
+		{"429 is a refusal of its own", say(429, `{}`), Ledger{Rejected: 1}, Ledger{Rejected: 1}, CategoryRateLimited, ""},
+		{"422 is the client's", say(422, `{"detail":"data: is\n too <b>large</b>"}`), Ledger{Rejected: 1}, Ledger{Rejected: 1}, CategoryClient, `422: "data: is too <b>large</b>".`},
+		{"503 is the service's", say(503, `{"error_code":"busy"}`), Ledger{Rejected: 1}, Ledger{Rejected: 1}, CategoryServer, `503: "{"error_code":"busy"}".`},
+		{"a problem with a request id is work that failed", say(500, `{"request_id":"req_1"}`), Ledger{Accepted: 1, Failed: 1}, Ledger{Rejected: 1}, CategoryWork, ""},
+		{"200 without a result is no answer", say(200, `{"request_id":"req_1"}`), Ledger{Errored: 1}, Ledger{Errored: 1}, CategoryBadAnswer, `200: "{"request_id":"req_1"}".`},
+		{"202 without an id is no answer", say(202, ``), Ledger{Errored: 1}, Ledger{Errored: 1}, CategoryBadAnswer, "202, and no reason."},
+		{"text is no answer", say(200, strings.Repeat("\x1b[31mé", 300)), Ledger{Errored: 1}, Ledger{Errored: 1}, CategoryBadAnswer, `200: "` + strings.Repeat("[31mé ", 33) + `[3...".`},
+		{"a redirect is no answer", say(302, `{}`), Ledger{Errored: 1}, Ledger{Errored: 1}, CategoryBadAnswer, `302: "{}".`},
 		{"a broken connection is an error", func(string, int, http.ResponseWriter) bool { panic(http.ErrAbortHandler) },
-			Ledger{Errored: 1}, Ledger{Errored: 1}, CategoryConnect},
+			Ledger{Errored: 1}, Ledger{Errored: 1}, CategoryConnect, ""},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			f := newFaulty(t)
@@ -241,6 +242,16 @@ func TestAnswersAreSorted(t *testing.T) {
 			}
 			if want := map[string]int{row.category: 1}; !reflect.DeepEqual(result.Sync.Errors, want) {
 				t.Errorf("sync errors are %v, want %v", result.Sync.Errors, want)
+			}
+			const first = "The first sync request that was not taken was answered with "
+			told := ""
+			for _, w := range result.Warnings {
+				if rest, ok := strings.CutPrefix(w, first); ok {
+					told = rest
+				}
+			}
+			if told != row.warning {
+				t.Errorf("the warnings tell of %q, want %q: %q", told, row.warning, result.Warnings)
 			}
 			if n := result.Sync.Response.N() + result.Async.Response.N(); n != 0 {
 				t.Errorf("%d response latencies of requests that did not succeed", n)

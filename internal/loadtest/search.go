@@ -136,7 +136,7 @@ func (s *search) objective(before string) string {
 func (s *search) find(ctx context.Context, first float64) error {
 	for rate := first; ; {
 		for s.failed() == 0 && s.limit == "" {
-			if _, err := s.decide(ctx, Bracket, rate, 1); err != nil {
+			if err := s.decide(ctx, Bracket, rate, 1); err != nil {
 				return err
 			}
 			if s.passed >= s.highest {
@@ -148,7 +148,7 @@ func (s *search) find(ctx context.Context, first float64) error {
 			if rate = min(rate/2, s.highest); rate < s.lowest {
 				return nil
 			}
-			if _, err := s.decide(ctx, Bracket, rate, 1); err != nil {
+			if err := s.decide(ctx, Bracket, rate, 1); err != nil {
 				return err
 			}
 		}
@@ -172,9 +172,9 @@ func (s *search) narrow(ctx context.Context) (again bool, err error) {
 			if high <= low*nearEdge*nearEdge {
 				needed = 2
 			}
-			_, err = s.decide(ctx, Bisect, math.Sqrt(low*high), needed)
+			err = s.decide(ctx, Bisect, math.Sqrt(low*high), needed)
 		case s.failures[high].times < 2:
-			_, err = s.decide(ctx, Repeat, high, 2)
+			err = s.decide(ctx, Repeat, high, 2)
 		default:
 			return false, nil
 		}
@@ -187,7 +187,7 @@ func (s *search) narrow(ctx context.Context) (again bool, err error) {
 
 // decide runs stages at a rate until as many as needed agree, those counted
 // that failed there before.
-func (s *search) decide(ctx context.Context, phase Phase, rate float64, needed int) (standing, error) {
+func (s *search) decide(ctx context.Context, phase Phase, rate float64, needed int) error {
 	fail := s.failures[rate]
 	if fail == nil {
 		fail = &failure{}
@@ -195,7 +195,7 @@ func (s *search) decide(ctx context.Context, phase Phase, rate float64, needed i
 	for passes := 0; ; phase = Repeat {
 		result, err := s.try(ctx, phase, rate, s.length)
 		if err != nil {
-			return result, err
+			return err
 		}
 		switch result {
 		case sustained:
@@ -203,17 +203,17 @@ func (s *search) decide(ctx context.Context, phase Phase, rate float64, needed i
 				delete(s.failures, rate)
 				s.passes = append(s.passes, rate)
 				s.passed = max(s.passed, rate)
-				return sustained, nil
+				return nil
 			}
 		case overloaded:
 			fail.times, fail.broke = fail.times+1, s.stages[len(s.stages)-1].Broke
 			if fail.times >= needed {
 				s.failures[rate], s.limit = fail, "" // what lies above no longer matters
-				return overloaded, nil
+				return nil
 			}
 		default:
 			s.limit = s.outOfReach(rate)
-			return beyondReach, nil
+			return nil
 		}
 	}
 }

@@ -2,8 +2,14 @@ package loadtest
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
 	"strconv"
+	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"tandem"
 	"tandem/internal/target"
@@ -41,6 +47,9 @@ func (r *run) send(ctx context.Context, p planned, settled chan<- struct{}) (awa
 		return false
 	}
 	answer := r.target.Sort(p.mode, x.status, x.header, x.body)
+	if answer.Kind == target.BadAnswer || answer.Kind == target.Rejected && x.status != http.StatusTooManyRequests {
+		r.refusals[p.arm].CompareAndSwap(nil, &refusal{x.status, reasonIn(x.body)})
+	}
 	r.client.done(x)
 	r.answered(p, x, answer)
 	switch accepted := answer.Kind == target.Accepted; {
@@ -54,6 +63,40 @@ func (r *run) send(ctx context.Context, p planned, settled chan<- struct{}) (awa
 		r.poll(ctx, p, answer)
 	}
 	return false
+}
+
+// refusal is an answer that did not take a request, as an example of its kind.
+type refusal struct {
+	status int
+	reason string // in one line
+}
+
+// maxReason bounds what is told of a refusal, in runes.
+const maxReason = 200
+
+// reasonIn is what a body says of why: the detail of a problem document (RFC
+// 9457), or how the body begins.
+func reasonIn(body []byte) string {
+	var problem struct {
+		Detail string `json:"detail"`
+	}
+	text := string(body[:min(len(body), 4*maxReason)])
+	if err := json.Unmarshal(body, &problem); err == nil && problem.Detail != "" {
+		text = problem.Detail
+	}
+	plain := strings.Join(strings.FieldsFunc(text, func(c rune) bool { return unicode.IsSpace(c) || !unicode.IsPrint(c) || c == utf8.RuneError }), " ")
+	if runes := []rune(plain); len(runes) > maxReason {
+		return string(runes[:maxReason]) + "..."
+	}
+	return plain
+}
+
+// warning tells of the refusal of a request of the mode.
+func (f *refusal) warning(mode tandem.Mode) string {
+	if f.reason == "" {
+		return fmt.Sprintf("The first %s request that was not taken was answered with %d, and no reason.", mode, f.status)
+	}
+	return fmt.Sprintf("The first %s request that was not taken was answered with %d: \"%s\".", mode, f.status, f.reason)
 }
 
 // lost records a request that no answer came to.

@@ -156,7 +156,7 @@ func rateLimit(ctx context.Context, c *client) error {
 			if retry, err := strconv.Atoi(a.header.Get("Retry-After")); err != nil || retry < 1 {
 				return fmt.Errorf("the 429 has Retry-After %q, want seconds", a.header.Get("Retry-After"))
 			}
-			_, err := a.problem()
+			err := a.checkProblem()
 			return err
 		}
 	}

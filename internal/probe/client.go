@@ -149,17 +149,19 @@ type problem struct {
 	} `json:"errors"`
 }
 
-func (a answer) problem() (p problem, err error) {
+// checkProblem returns an error if the answer is no whole problem document.
+func (a answer) checkProblem() error {
+	var p problem
 	if got := a.header.Get("Content-Type"); got != "application/problem+json" {
-		return p, fmt.Errorf("answers %d as %q, want application/problem+json", a.status, got)
+		return fmt.Errorf("answers %d as %q, want application/problem+json", a.status, got)
 	}
 	if err := json.Unmarshal(a.body, &p); err != nil {
-		return p, fmt.Errorf("answers %d with a problem that is no JSON", a.status)
+		return fmt.Errorf("answers %d with a problem that is no JSON", a.status)
 	}
 	if p.Status != a.status || p.ErrorCode == "" || !strings.HasSuffix(p.Type, ":"+p.ErrorCode) || p.Detail == "" {
-		return p, fmt.Errorf("answers %d with an incomplete problem: %s", a.status, a.body)
+		return fmt.Errorf("answers %d with an incomplete problem: %s", a.status, a.body)
 	}
-	return p, nil
+	return nil
 }
 
 // field is a string in the answer's JSON object; "" if there is none.
@@ -189,7 +191,7 @@ func (c *client) refused(ctx context.Context, what string, x exchange, statuses 
 		if x.method == http.MethodHead {
 			return nil
 		}
-		if _, err := a.problem(); err != nil {
+		if err := a.checkProblem(); err != nil {
 			return fmt.Errorf("%s: %w", what, err)
 		}
 		return nil

@@ -95,7 +95,7 @@ func problems(ctx context.Context, c *client) error {
 			}
 			continue
 		}
-		if _, err := a.problem(); err != nil {
+		if err := a.checkProblem(); err != nil {
 			faults = append(faults, fmt.Errorf("%v: %w", x, err))
 		}
 		if strings.Contains(string(a.body), marker) {

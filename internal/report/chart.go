@@ -133,7 +133,7 @@ func percentiles(id, title string, all []side, of func(loadtest.Arm) loadtest.La
 
 // ratios is the picture of a comparison: each metric's ratio and interval.
 func ratios(c *loadtest.Comparison, file int, number string) chart {
-	_, b := arms(c)
+	b := armB(c)
 	made := chart{Title: number + "Ratio of B over A, with its 95 % interval", Open: true, Void: len(c.Run.Void) > 0,
 		Note: "1 means no difference; the band is 5 % around it. Below 1 a latency is better, above 1 a throughput.", Table: metrics(c)}
 	made.Plot = plot{Kind: "ratio", Log: true}

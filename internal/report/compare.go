@@ -16,9 +16,9 @@ func compareText(b *strings.Builder, f *loadtest.File) {
 // metrics is the table of a comparison.
 func metrics(c *loadtest.Comparison) table {
 	void := len(c.Run.Void) > 0
-	a, b := arms(c)
+	b := armB(c)
 	t := table{Title: "B over A", Void: void, Columns: []column{
-		{Label: a, Class: "sync", Void: void}, {Label: b, Class: "async", Void: void},
+		{Label: armA, Class: "sync", Void: void}, {Label: b, Class: "async", Void: void},
 		{Label: "ratio"}, {Label: "95 % interval"}, {Label: "B is"},
 	}}
 	var rows []row
@@ -36,11 +36,14 @@ func metrics(c *loadtest.Comparison) table {
 	return t
 }
 
-func arms(c *loadtest.Comparison) (a, b string) {
+// armA and armB are how the arms of a comparison are called.
+const armA = "A: sync"
+
+func armB(c *loadtest.Comparison) string {
 	if c.AA {
-		return "A: sync", "B: sync"
+		return "B: sync"
 	}
-	return "A: sync", "B: async"
+	return "B: async"
 }
 
 func inUnit(v float64, unit string) string {

@@ -103,11 +103,13 @@ func completion(sync, async loadtest.Arm, all []side) (Insight, bool) {
 	return i, true
 }
 
+// kindOfWork says what the share of the CPUs that the service used tells of the
+// work. A small one tells less: the service may have been kept from using more.
 func kindOfWork(used float64) string {
 	if used >= cpuBound {
 		return "The work is CPU-bound"
 	}
-	return "The work is not CPU-bound"
+	return "The CPUs did not bound this work, unless others used them"
 }
 
 // medians returns how many times sooner async was, and the figures.

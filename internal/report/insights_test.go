@@ -23,11 +23,11 @@ func TestInsightsFollowTheNumbers(t *testing.T) {
 			"The work is CPU-bound: async accepted 40 times sooner and completed no sooner and no later. Choose async for responsiveness, not for throughput."},
 		{"CPU-bound work completes later", closed, func(r *loadtest.Result) { r.Async.Completion = latency(t, 100, 20*ms, 220*ms) },
 			"The work is CPU-bound: async accepted 40 times sooner and completed no sooner, but 50 % later"},
-		{"waiting work is told from CPU-bound work", closed, func(r *loadtest.Result) { r.Sync.Usage.CPU, r.Async.Usage.CPU = 300*ms, 300*ms }, "The work is not CPU-bound: async"},
+		{"waiting work is told from CPU-bound work", closed, func(r *loadtest.Result) { r.Sync.Usage.CPU, r.Async.Usage.CPU = 300*ms, 300*ms }, "The CPUs did not bound this work, unless others used them: async"},
 		{"half of all CPUs is CPU-bound", closed, func(r *loadtest.Result) { r.Sync.Usage.CPU, r.Async.Usage.CPU = r.Sync.Usage.Over, r.Async.Usage.Over }, "The work is CPU-bound: async"},
 		{"just below half is not", closed, func(r *loadtest.Result) {
 			r.Sync.Usage.CPU, r.Async.Usage.CPU = r.Sync.Usage.Over-20*ms, r.Async.Usage.Over
-		}, "The work is not CPU-bound: async"},
+		}, "The CPUs did not bound this work, unless others used them: async"},
 		{"without usage nothing is said of the CPU", closed, func(r *loadtest.Result) { r.Sync.Usage = nil }, "Async accepted 40 times sooner and completed no sooner and no later."},
 		{"async completes sooner", closed, func(r *loadtest.Result) { r.Async.Completion = latency(t, 100, 4*ms, 76*ms) }, "look for what differed"},
 		{"async completes fewer per second", closed, func(r *loadtest.Result) {}, "Async completed 9 % less per second"},

@@ -131,50 +131,50 @@ func generator(files []*loadtest.File) table {
 		return t
 	}
 	var rows []row
-	add := func(name string, of func(f *loadtest.File, r *loadtest.Result, g loadtest.Generator) string) {
+	add := func(name string, of func(f *loadtest.File, r *loadtest.Result) string) {
 		var cells []string
 		for _, f := range runs {
-			cells = append(cells, of(f, result(f), result(f).Generator))
+			cells = append(cells, of(f, result(f)))
 		}
 		rows = append(rows, row{Name: name, Cells: cells})
 	}
 	lag := func(name string, q float64) {
-		add(name, func(_ *loadtest.File, _ *loadtest.Result, g loadtest.Generator) string { return percentile(g.Lag, q) })
+		add(name, func(_ *loadtest.File, r *loadtest.Result) string { return percentile(r.Generator.Lag, q) })
 	}
 	lag("lag behind the plan, median", 0.5)
 	lag("lag behind the plan, p95", 0.95)
 	lag("lag behind the plan, p99", 0.99)
-	add("lag behind the plan, longest", func(_ *loadtest.File, _ *loadtest.Result, g loadtest.Generator) string {
-		return statistic(g.Lag, loadtest.Latency.Max, duration)
+	add("lag behind the plan, longest", func(_ *loadtest.File, r *loadtest.Result) string {
+		return statistic(r.Generator.Lag, loadtest.Latency.Max, duration)
 	})
-	add("ceiling, without work", func(_ *loadtest.File, _ *loadtest.Result, g loadtest.Generator) string {
-		if g.Ceiling <= 0 {
+	add("ceiling, without work", func(_ *loadtest.File, r *loadtest.Result) string {
+		if r.Generator.Ceiling <= 0 {
 			return notMeasured
 		}
-		return rate(g.Ceiling)
+		return rate(r.Generator.Ceiling)
 	})
-	add("noise floor, p99", func(_ *loadtest.File, _ *loadtest.Result, g loadtest.Generator) string {
-		return percentile(g.NoiseFloor, 0.99)
+	add("noise floor, p99", func(_ *loadtest.File, r *loadtest.Result) string {
+		return percentile(r.Generator.NoiseFloor, 0.99)
 	})
-	add("not sent: saturated", func(_ *loadtest.File, _ *loadtest.Result, g loadtest.Generator) string {
-		return fmt.Sprint(g.Saturated)
+	add("not sent: saturated", func(_ *loadtest.File, r *loadtest.Result) string {
+		return fmt.Sprint(r.Generator.Saturated)
 	})
-	add("generator's share of all CPUs", func(f *loadtest.File, _ *loadtest.Result, g loadtest.Generator) string {
-		if v, ok := processorShare(g.Usage, f.Environment.CPUs); ok {
+	add("generator's share of all CPUs", func(f *loadtest.File, r *loadtest.Result) string {
+		if v, ok := processorShare(r.Generator.Usage, f.Environment.CPUs); ok {
 			return share(v)
 		}
 		return notMeasured
 	})
-	add("service's share of all CPUs", func(f *loadtest.File, _ *loadtest.Result, _ loadtest.Generator) string {
+	add("service's share of all CPUs", func(f *loadtest.File, _ *loadtest.Result) string {
 		if v, ok := targetShare(sides(f)); ok {
 			return share(v)
 		}
 		return notMeasured
 	})
-	add("generator's largest memory", func(_ *loadtest.File, _ *loadtest.Result, g loadtest.Generator) string {
-		return memory(g.Usage)
+	add("generator's largest memory", func(_ *loadtest.File, r *loadtest.Result) string {
+		return memory(r.Generator.Usage)
 	})
-	add("service's largest memory", func(_ *loadtest.File, r *loadtest.Result, _ loadtest.Generator) string {
+	add("service's largest memory", func(_ *loadtest.File, r *loadtest.Result) string {
 		return memory(r.Service.Usage)
 	})
 	t.Groups = []group{{Rows: rows}}

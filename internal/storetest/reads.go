@@ -77,6 +77,87 @@ var reads = []rule{
 			}
 		}
 	}},
+	{"callbacks are listed by where they stand, by host and by when the work ended", func(s *suite) {
+		b := s.backend(Options{})
+		ctx := s.Context()
+		type kept struct {
+			owner string
+			state tandem.CallbackState
+			host  string
+			at    time.Time
+			id    string
+		}
+		var all []kept
+		attempted := func(req *tandem.Request, status tandem.Status, state tandem.CallbackState) {
+			a := tandem.Attempt{Number: req.Callback.Attempts + 1, At: now(), Status: 200}
+			req.Status, req.Callback.State, req.Callback.Attempts, req.Callback.NextAt = status, state, a.Number, time.Time{}
+			s.must(b.RecordAttempt(ctx, req, a))
+		}
+		for i := range 40 {
+			owner, host := []string{"", "ann", "bob"}[i%3], []string{"one.example", "two.example"}[i/2%2]
+			req := pending("https://" + host + "/hook")
+			if i%8 == 7 {
+				req = pending("")
+			}
+			req.Owner = owner
+			s.must(b.Accept(ctx, req))
+			if i%8 > 0 {
+				s.start(b, req)
+			}
+			if i%8 > 1 {
+				if i%8 < 5 {
+					succeed(req)
+				} else {
+					fail(req)
+				}
+				s.must(b.Complete(ctx, req))
+			}
+			switch i % 8 { // 0: waits, 1: runs, 2: owed
+			case 3:
+				attempted(req, tandem.CallbackSent, tandem.CallbackDelivered)
+			case 4:
+				attempted(req, tandem.CallbackFailed, tandem.CallbackGivenUp)
+				if i%16 == 4 { // and delivered anew
+					req.Callback.NextAt, req.Callback.Since, req.Callback.MaxAttempts = now(), now(), 4
+					s.must(b.Redeliver(ctx, req))
+					req.Callback.State = tandem.CallbackPending
+				}
+			case 5:
+				attempted(req, tandem.Failed, tandem.CallbackDelivered)
+			case 6:
+				attempted(req, tandem.Failed, tandem.CallbackGivenUp)
+			}
+			all = append(all, kept{owner, req.Callback.State, host + ":443", req.WorkedAt, req.ID})
+		}
+		slices.Reverse(all)
+		early, late := all[30].at, all[5].at
+		for _, q := range []engine.Query{
+			{Caller: tandem.Anyone},
+			{Caller: tandem.Anyone, Host: "one.example:443"},
+			{Caller: tandem.Anyone, Host: "three.example:443"},
+			{Caller: tandem.Anyone, From: early, To: late},
+			{Caller: tandem.Caller{Name: "ann"}},
+			{Caller: tandem.Caller{Name: "bob"}, Host: "two.example:443", From: early},
+			{Caller: tandem.Caller{Name: "carl"}},
+		} {
+			for _, q.Callback = range []tandem.CallbackState{tandem.CallbackPending, tandem.CallbackDelivered, tandem.CallbackGivenUp} {
+				var want, got []string
+				for _, k := range all {
+					if q.Caller.Owns(k.owner) && k.state == q.Callback && (q.Host == "" || q.Host == k.host) &&
+						(q.From.IsZero() || !k.at.IsZero() && !k.at.Before(q.From)) && (q.To.IsZero() || !k.at.IsZero() && k.at.Before(q.To)) {
+						want = append(want, k.id)
+					}
+				}
+				q.Limit = 3
+				for req := range s.history(b, q) {
+					got = append(got, req.ID)
+				}
+				if strings.Join(got, " ") != strings.Join(want, " ") {
+					s.Errorf("query %+v: got %d requests, want %d\n got %v\nwant %v", q, len(got), len(want), got, want)
+				}
+			}
+		}
+	}},
 	{"a cursor meets every request once while new ones come in", func(s *suite) {
 		b := s.backend(Options{})
 		want := 30

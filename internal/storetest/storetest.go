@@ -227,19 +227,17 @@ func (s *suite) history(b engine.Backend, q engine.Query) func(func(*tandem.Requ
 	}
 }
 
-// running runs the backend with the steps until stop is called.
-func (s *suite) running(b engine.Backend, steps engine.Steps) (stop func()) {
+// running runs the backend with the steps until the case is over.
+func (s *suite) running(b engine.Backend, steps engine.Steps) {
 	ctx, cancel := context.WithCancel(s.Context())
 	done := make(chan error, 1)
 	go func() { done <- b.Run(ctx, steps) }()
-	stop = sync.OnceFunc(func() {
+	s.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
 			s.Errorf("run: %v", err)
 		}
 	})
-	s.Cleanup(stop)
-	return stop
 }
 
 // within waits for an event and fails the case if it does not come.

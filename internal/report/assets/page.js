@@ -97,7 +97,7 @@
       },
       axes: [
         axis({ side: 3, size: 118, splits: () => p.x, values: () => p.names, grid: { show: false }, font: "12px system-ui, sans-serif" }),
-        axis({ side: 2, gap: 10, values: (u, vs) => vs.map((v) => (round(v) || (v && range[1] < 5 * range[0]) ? short(v) : "")) }),
+        axis({ side: 2, gap: 10, filter: (u, vs) => vs, values: (u, vs) => vs.map((v) => (round(v) || (v && range[1] < 5 * range[0]) ? short(v) : "")) }),
       ],
       series: [{}, ...p.series.map((s) => ({ label: s.label, paths: () => null, points: { show: false } }))],
       hooks: {
