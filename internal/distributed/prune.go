@@ -81,7 +81,7 @@ func (b *Backend) pruneStanding(ctx context.Context, mode tandem.Mode, status ta
 const settledQuery = `
 	SELECT seq, created_at < $1, callback_state <> 'pending'
 		AND greatest(worked_at, (SELECT max(at) FROM attempts WHERE request_id = requests.id)) < $1
-	FROM requests WHERE (mode, status, seq) > ($2, $3, $4) AND (mode, status) <= ($2, $3) ORDER BY mode, status, seq LIMIT $5`
+	FROM requests WHERE mode = $2 AND (status, seq) > ($3, $4) AND status <= $3 ORDER BY status, seq LIMIT $5`
 
 // deleteSettled deletes requests in one transaction, those that are not settled
 // any more excepted, and counts them out.

@@ -124,20 +124,16 @@ func pageQuery(q engine.Query, before int64) (text string, args []any) {
 	part := func(condition, order string) {
 		parts = append(parts, `(SELECT seq FROM requests WHERE `+condition+filters+` ORDER BY `+order+` DESC LIMIT `+most+`)`)
 	}
-	columns, values := "mode, status, seq", ""
 	if !q.Caller.Admin {
-		owner := arg(q.Caller.Name)
-		columns, values = "owner, "+columns, owner+", "
-		filter(`owner = ` + owner + ` AND owner <> ''`)
+		filter(`owner = ` + arg(q.Caller.Name) + ` AND owner <> ''`)
 	}
 	pairs := func(modes []tandem.Mode, statuses []tandem.Status) {
 		for _, mode := range modes {
 			for _, status := range statuses {
-				if q.Mode != "" && q.Mode != mode || q.Status != "" && q.Status != status {
-					continue
+				if (q.Mode == "" || q.Mode == mode) && (q.Status == "" || q.Status == status) {
+					m, s := arg(string(mode)), arg(string(status))
+					part(`mode = `+m+` AND (status, seq) < (`+s+`, `+below+`) AND status >= `+s, "status DESC, seq")
 				}
-				pair := values + arg(string(mode)) + ", " + arg(string(status))
-				part(`(`+columns+`) < (`+pair+`, `+below+`) AND (`+columns+`) > (`+pair+`, 0)`, strings.ReplaceAll(columns, ",", " DESC,"))
 			}
 		}
 	}
@@ -170,9 +166,12 @@ func pageQuery(q engine.Query, before int64) (text string, args []any) {
 		small(`status = 'failed'`)
 	case q.Callback == tandem.CallbackGivenUp:
 		small(`callback_state = 'failed'`)
-	case q.Mode == "" && q.Status == "" && q.Caller.Admin:
+	case q.Callback == "" && q.Mode == "" && q.Status == "" && q.Caller.Admin:
 		small(`true`)
 	default:
+		if q.Callback != "" {
+			filter(`callback_state = ` + arg(string(q.Callback)))
+		}
 		pairs(tandem.Modes, tandem.Statuses)
 	}
 	limit, offset := arg(q.Limit+1), arg(q.Offset)
@@ -262,8 +261,8 @@ func (b *Backend) Backlog(ctx context.Context) (n int, oldest time.Time, err err
 }
 
 const backlogQuery = `SELECT (` + pendingQuery + `),
-	(SELECT created_at FROM requests WHERE (mode, status, seq) > ('async', 'pending', 0) AND (mode, status) <= ('async', 'pending')
-		ORDER BY mode, status, seq LIMIT 1)`
+	(SELECT created_at FROM requests WHERE mode = 'async' AND (status, seq) > ('pending', 0) AND status <= 'pending'
+		ORDER BY status, seq LIMIT 1)`
 
 // Holder implements engine.Store.
 func (b *Backend) Holder(ctx context.Context, owner string, key engine.IdempotencyKey) (id string, err error) {
@@ -313,8 +312,8 @@ func (b *Backend) overdue(ctx context.Context, before time.Time) ([]row, error) 
 }
 
 const overdueQuery = `SELECT ` + requestColumns + ` FROM requests
-	WHERE (mode, status, seq) > ('sync', 'processing', 0) AND (mode, status) <= ('sync', 'processing') AND started_at < $1
-	ORDER BY mode, status, seq LIMIT 1000`
+	WHERE mode = 'sync' AND (status, seq) > ('processing', 0) AND status <= 'processing' AND started_at < $1
+	ORDER BY status, seq LIMIT 1000`
 
 func (b *Backend) query(ctx context.Context, text string, args ...any) ([]row, error) {
 	rows, err := b.pool.Query(ctx, text, args...)

@@ -163,9 +163,12 @@ func selectSeqs(q engine.Query, before int64) (text string, args []any) {
 		small(`INDEXED BY requests_told_of_failure`, `status = 'failed'`)
 	case q.Callback == tandem.CallbackGivenUp:
 		small(`INDEXED BY requests_given_up`, `callback_state = 'failed'`)
-	case q.Mode == "" && q.Status == "" && q.Caller.Admin:
+	case q.Callback == "" && q.Mode == "" && q.Status == "" && q.Caller.Admin:
 		small(``, `true`)
 	default:
+		if q.Callback != "" {
+			filter(`callback_state = ` + arg(string(q.Callback)))
+		}
 		pairs(tandem.Modes, tandem.Statuses)
 	}
 	return strings.Join(parts, " UNION ALL "), args

@@ -96,8 +96,9 @@ var reads = []rule{
 		for i := range 40 {
 			owner, host := []string{"", "ann", "bob"}[i%3], []string{"one.example", "two.example"}[i/2%2]
 			req := pending("https://" + host + "/hook")
+			at := host + ":443"
 			if i%8 == 7 {
-				req = pending("")
+				req, at = pending(""), ""
 			}
 			req.Owner = owner
 			s.must(b.Accept(ctx, req))
@@ -127,7 +128,7 @@ var reads = []rule{
 			case 6:
 				attempted(req, tandem.Failed, tandem.CallbackGivenUp)
 			}
-			all = append(all, kept{owner, req.Callback.State, host + ":443", req.WorkedAt, req.ID})
+			all = append(all, kept{owner, req.Callback.State, at, req.WorkedAt, req.ID})
 		}
 		slices.Reverse(all)
 		early, late := all[30].at, all[5].at
@@ -140,7 +141,7 @@ var reads = []rule{
 			{Caller: tandem.Caller{Name: "bob"}, Host: "two.example:443", From: early},
 			{Caller: tandem.Caller{Name: "carl"}},
 		} {
-			for _, q.Callback = range []tandem.CallbackState{tandem.CallbackPending, tandem.CallbackDelivered, tandem.CallbackGivenUp} {
+			for _, q.Callback = range tandem.CallbackStates {
 				var want, got []string
 				for _, k := range all {
 					if q.Caller.Owns(k.owner) && k.state == q.Callback && (q.Host == "" || q.Host == k.host) &&
