@@ -119,7 +119,7 @@ func TestProcessesAreKilledUnderLoad(t *testing.T) {
 	settled := time.Since(ended)
 
 	rows := make(map[int]record)
-	history := s.history("&limit=1000")
+	history := s.history("")
 	for _, r := range history {
 		n := numberOf(&r)
 		if _, twice := rows[n]; twice {

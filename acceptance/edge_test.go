@@ -287,7 +287,7 @@ func raw(t *testing.T, addr, message string) (a answer) {
 }
 
 func TestWhoSendsTooMuchReadsThatItIsTooMuch(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	s := serve(t)
 	body := strings.Repeat("a", 16<<20)
 	for name, message := range map[string]string{
@@ -303,7 +303,7 @@ func TestWhoSendsTooMuchReadsThatItIsTooMuch(t *testing.T) {
 
 // What net/http refuses before it asks a handler is a problem as well.
 func TestWhatIsNotHTTPIsAProblem(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	s := serve(t)
 	const host, json = "Host: a\r\n", "Content-Type: application/json\r\n"
 	for name, want := range map[string]struct {

@@ -189,8 +189,10 @@ func aKeyHasARateOfItsOwn(t *testing.T, file string) {
 }
 
 func TestEveryAnswerOfALimitedRouteTellsTheLimit(t *testing.T) {
-	t.Parallel()
-	file := newFile(t)
+	onEach(t, everyAnswerOfALimitedRouteTellsTheLimit)
+}
+
+func everyAnswerOfALimitedRouteTellsTheLimit(t *testing.T, file string) {
 	key, _ := newKey(t, file, "ann")
 	s := serve(t, "--database", file, "--require-keys", "--rate-limit", "8/1h")
 	ann, wrong := s.as(key), s.as("tandem_aaaaaaaaaaaa_AAAAAAAAAAAAAAAAAAAAAAAAAA")

@@ -151,9 +151,9 @@ func killsAtRandomMomentsLoseNothing(t *testing.T, file string) {
 	receiver := httptest.NewServer(l)
 	t.Cleanup(receiver.Close)
 	hook := receiver.URL + "/hook"
-	kills := *crashRounds
-	if onPostgres(file) { // where each kill takes longer
-		kills = (kills + 2) / 3
+	kills, moments := *crashRounds, 250 // in ms, when a process may be killed
+	if onPostgres(file) {               // where all takes longer, and more processes share the machine
+		kills, moments = (kills+2)/3, 1500
 	}
 	flags := hasty("--database", file, "--workers", "1", "--io-concurrency", "16", "--rounds", "2000", "--callback-per-host", "10")
 	random := rand.New(rand.NewPCG(*crashSeed, 0))
@@ -171,7 +171,7 @@ func killsAtRandomMomentsLoseNothing(t *testing.T, file string) {
 			own := rand.New(rand.NewPCG(*crashSeed, uint64(1+round*posters+i)))
 			posting.Go(func() { l.post(s, own, subs, results, hook) })
 		}
-		time.Sleep(time.Duration(20+random.IntN(230)) * time.Millisecond) // the moment is the point: there is nothing to wait for
+		time.Sleep(time.Duration(20+random.IntN(moments-20)) * time.Millisecond) // the moment is the point: there is nothing to wait for
 		s.kill()
 		posting.Wait()
 		s.client.CloseIdleConnections()

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"tandem/internal/postgrestest"
 	"tandem/server"
 	"tandem/work"
 )
@@ -49,6 +50,13 @@ func (b *badWork) kinds() []work.Kind {
 		}),
 		kind("is-well", func(context.Context, work.Input) (json.RawMessage, error) { return json.RawMessage(`"well"`), nil }),
 	}
+}
+
+// onEach runs a test in memory and on an empty Postgres.
+func onEach(t *testing.T, test func(t *testing.T, database string)) {
+	t.Helper()
+	t.Run("memory", func(t *testing.T) { test(t, server.Memory) })
+	t.Run("postgres", func(t *testing.T) { test(t, postgrestest.Database(t)) })
 }
 
 // record is as much of a request as these tests look at.
@@ -99,9 +107,13 @@ func eventually(t *testing.T, what string, yes func() bool) {
 // Work that breaks its contract fails its request and nothing else: the only
 // slot goes on with the next.
 func TestWorkThatBreaksItsContractFailsAlone(t *testing.T) {
+	onEach(t, workThatBreaksItsContractFailsAlone)
+}
+
+func workThatBreaksItsContractFailsAlone(t *testing.T, database string) {
 	bad := newBadWork()
 	defer close(bad.release)
-	s := start(t, server.Options{Workloads: bad.kinds(), IOConcurrency: 1, WorkTimeout: 100 * time.Millisecond})
+	s := start(t, server.Options{Database: database, Workloads: bad.kinds(), IOConcurrency: 1, WorkTimeout: 100 * time.Millisecond})
 	for _, row := range []struct {
 		workload string
 		status   int
@@ -142,9 +154,13 @@ func TestWorkThatBreaksItsContractFailsAlone(t *testing.T) {
 // Past twice the slots of abandoned work the slots are held, and /readyz says
 // so; when the work returns after all, everything is as it was.
 func TestTooMuchAbandonedWorkHoldsItsSlots(t *testing.T) {
+	onEach(t, tooMuchAbandonedWorkHoldsItsSlots)
+}
+
+func tooMuchAbandonedWorkHoldsItsSlots(t *testing.T, database string) {
 	const slots = 2
 	bad := newBadWork()
-	s := start(t, server.Options{Workloads: bad.kinds(), IOConcurrency: slots, WorkTimeout: 50 * time.Millisecond, SyncQueueTimeout: 100 * time.Millisecond})
+	s := start(t, server.Options{Database: database, Workloads: bad.kinds(), IOConcurrency: slots, WorkTimeout: 50 * time.Millisecond, SyncQueueTimeout: 100 * time.Millisecond})
 	ready := func() int { return getStatus(t, "http://"+s.Addr()+"/readyz") }
 	const stuck, well = `{"data":{"a":1},"workload":"never-returns"}`, `{"data":{"a":1},"workload":"is-well"}`
 	for range 2 * slots {
@@ -185,9 +201,13 @@ func TestTooMuchAbandonedWorkHoldsItsSlots(t *testing.T) {
 // A hundred callers leave, some while they wait for the only slot and one while
 // its work runs. No work is done for those who are gone, and the slot is free.
 func TestWorkOfCallersWhoLeftIsNotDone(t *testing.T) {
+	onEach(t, workOfCallersWhoLeftIsNotDone)
+}
+
+func workOfCallersWhoLeftIsNotDone(t *testing.T, database string) {
 	const callers = 100
 	var began, ended = make(chan struct{}, callers), make(chan error, callers)
-	s := start(t, server.Options{IOConcurrency: 1, SyncQueueTimeout: time.Minute, Workloads: []work.Kind{{
+	s := start(t, server.Options{Database: database, IOConcurrency: 1, SyncQueueTimeout: time.Minute, Workloads: []work.Kind{{
 		Name: "watched", Class: work.Waits,
 		Func: func(ctx context.Context, _ work.Input) (json.RawMessage, error) {
 			began <- struct{}{}

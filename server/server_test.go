@@ -8,16 +8,20 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"tandem/internal/postgrestest"
 	"tandem/server"
 	"tandem/webhook"
 	"tandem/work"
 )
+
+func TestMain(m *testing.M) { os.Exit(postgrestest.Main(m.Run)) }
 
 // A program that embeds Tandem registers its own work; both patterns run it.
 func Example() {

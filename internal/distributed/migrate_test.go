@@ -140,6 +140,8 @@ func TestMigrationsGoByTheRules(t *testing.T) {
 		{"a column without a limit", "-- +goose Up\nALTER TABLE requests ADD COLUMN a TEXT;\n", false},
 		{"two tables", "-- +goose Up\nSET LOCAL lock_timeout = '2s';\nALTER TABLE requests ADD COLUMN a TEXT;\nALTER TABLE attempts ADD COLUMN a TEXT;\n", false},
 		{"an index that locks", "-- +goose Up\nSET LOCAL lock_timeout = '2s';\nCREATE INDEX i ON requests (a);\n", false},
+		{"an index less", "-- +goose Up\nDROP INDEX i;\n", false},
+		{"an index in the place of another", "-- +goose NO TRANSACTION\n-- +goose Up\nDROP INDEX CONCURRENTLY IF EXISTS i;\nCREATE INDEX i ON requests (a);\n", false},
 		{"an index that can be half made", "-- +goose NO TRANSACTION\n-- +goose Up\nCREATE INDEX CONCURRENTLY i ON requests (a);\n", false},
 		{"a column less", "-- +goose Up\nSET LOCAL lock_timeout = '2s';\nALTER TABLE requests DROP COLUMN a;\n", false},
 		{"another name", "-- +goose Up\nSET LOCAL lock_timeout = '2s';\nALTER TABLE requests RENAME COLUMN a TO b;\n", false},
@@ -168,6 +170,9 @@ var (
 	altersTable  = regexp.MustCompile(`(?i)(?:ALTER TABLE|CREATE (?:UNIQUE )?INDEX.* ON) (\w+)`)
 	takesAway    = regexp.MustCompile(`(?i)\b(?:DROP|RENAME) (?:TABLE|COLUMN|TO)\b`)
 	makesIndex   = regexp.MustCompile(`(?i)CREATE (?:UNIQUE )?INDEX`)
+	besideOthers = regexp.MustCompile(`(?i)CREATE (?:UNIQUE )?INDEX CONCURRENTLY`)
+	dropsIndex   = regexp.MustCompile(`(?i)DROP INDEX`)
+	dropsBeside  = regexp.MustCompile(`(?i)DROP INDEX CONCURRENTLY IF EXISTS`)
 )
 
 // ruleBroken says which of the rules a migration does not go by, "" if there is
@@ -182,15 +187,18 @@ func ruleBroken(text string) string {
 			altered[m[1]] = true
 		}
 	}
+	count := func(re *regexp.Regexp) int { return len(re.FindAllString(text, -1)) }
 	concurrently := strings.Contains(text, "NO TRANSACTION")
 	switch {
 	case takesAway.MatchString(text):
 		return "takes away what the version before uses"
 	case len(altered) > 1:
 		return "changes more than one table"
-	case len(altered) == 1 && makesIndex.MatchString(text) && !(concurrently && strings.Contains(text, "CONCURRENTLY")):
+	case len(altered) == 1 && count(makesIndex) > 0 && (!concurrently || count(makesIndex) > count(besideOthers)):
 		return "makes an index that others have to wait for"
-	case concurrently && makesIndex.MatchString(text) && !strings.Contains(text, "DROP INDEX CONCURRENTLY IF EXISTS"):
+	case count(dropsIndex) > count(dropsBeside):
+		return "drops an index that others have to wait for"
+	case count(besideOthers) > count(dropsBeside):
 		return "may be left half made, and fail from then on"
 	case len(altered) == 1 && !concurrently && !strings.Contains(text, "SET LOCAL lock_timeout"):
 		return "may hold others up: it does not SET LOCAL lock_timeout"
