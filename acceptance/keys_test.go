@@ -216,7 +216,7 @@ func everyAnswerOfALimitedRouteTellsTheLimit(t *testing.T, file string) {
 		{"a bad parameter", "/async?at=once", good, ann, nil, 422, "default", 1},
 		{"one too many", "/async", good, ann, nil, 429, "default", 0},
 		{"no key", "/async", good, s, nil, 401, "wrong-keys", 0},
-		{"no key, from a page elsewhere", "/sync", good, s, []string{"Sec-Fetch-Site", "cross-site"}, 401, "wrong-keys", 0},
+		{"no key, from a page elsewhere", "/sync", good, s, []string{"Sec-Fetch-Site", "cross-site"}, 403, "wrong-keys", 0},
 		{"a wrong key", "/sync", good, wrong, nil, 401, "wrong-keys", 1},
 		{"a wrong key again", "/sync", good, wrong, nil, 401, "wrong-keys", 1},
 		{"no key, after wrong ones", "/async", good, s, nil, 401, "wrong-keys", 0},

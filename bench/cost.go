@@ -4,9 +4,9 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"math"
 	"net/http"
 	"os"
-	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -17,7 +17,7 @@ import (
 // cost is what was spent: so far, or on one request.
 type cost struct {
 	transactions float64
-	statements   float64 // as Postgres counts them; below 0 if it does not
+	statements   float64 // as Postgres counts them; not a number if it does not
 	roundTrips   float64 // as the processes count them
 	wal          float64 // bytes
 	syncs        float64 // of the WAL
@@ -39,7 +39,7 @@ func (s *postgresScene) costSoFar(ctx context.Context, processes []*process) (c 
 	if err != nil {
 		return c, err
 	}
-	c.statements = -1
+	c.statements = math.NaN()
 	if s.counts {
 		if err := conn.QueryRow(ctx, `SELECT sum(calls)::float8 FROM pg_stat_statements`).Scan(&c.statements); err != nil {
 			return c, err
@@ -64,32 +64,19 @@ func (s *postgresScene) costSoFar(ctx context.Context, processes []*process) (c 
 	return c, err
 }
 
-func (c cost) since(before cost) cost {
-	c.transactions -= before.transactions
-	if c.statements >= 0 {
-		c.statements -= before.statements
-	}
-	c.roundTrips -= before.roundTrips
-	c.wal -= before.wal
-	c.syncs -= before.syncs
-	c.service -= before.service
-	c.postgres -= before.postgres
-	c.load -= before.load
-	return c
+func (c cost) plus(d cost) cost {
+	return cost{c.transactions + d.transactions, c.statements + d.statements, c.roundTrips + d.roundTrips, c.wal + d.wal, c.syncs + d.syncs,
+		c.service + d.service, c.postgres + d.postgres, c.load + d.load, 0}
 }
 
-// per is the part of one of so many requests, which took so long together.
-func (c cost) per(requests int, took time.Duration) cost {
-	n := float64(requests)
-	all := c.service + c.postgres + c.load
-	return cost{c.transactions / n, c.statements / n, c.roundTrips / n, c.wal / n, c.syncs / n,
-		c.service / time.Duration(requests), c.postgres / time.Duration(requests), c.load / time.Duration(requests),
-		all.Seconds() / took.Seconds() / float64(runtime.NumCPU())}
+func (c cost) times(n float64) cost {
+	of := func(d time.Duration) time.Duration { return time.Duration(float64(d) * n) }
+	return cost{c.transactions * n, c.statements * n, c.roundTrips * n, c.wal * n, c.syncs * n, of(c.service), of(c.postgres), of(c.load), 0}
 }
 
 func (c cost) String() string {
 	statements := "statements not counted"
-	if c.statements >= 0 {
+	if !math.IsNaN(c.statements) {
 		statements = fmt.Sprintf("%.2f statements", c.statements)
 	}
 	return fmt.Sprintf("%s in %.2f round trips and %.3f transactions, %.0f bytes of WAL, %.3f syncs; processor time: %d us service, %d us postgres, %d us load, together %.0f%% of the processors",

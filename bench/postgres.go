@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"runtime"
 	"strconv"
 	"time"
 
@@ -18,6 +19,7 @@ const (
 	acceptConns = 256
 	wholeConns  = 64
 	wholeCount  = 6_000 // requests of one measurement of the whole path
+	turns       = 4     // of one measurement, that alternate with the bare handler
 )
 
 // measurePostgres compares one, two and three processes on one Postgres that
@@ -177,11 +179,11 @@ type measured struct {
 
 // accepts measures processes that accept and work nothing.
 func (s *postgresScene) accepts(ctx context.Context, n int) (measured, error) {
-	return s.compare(ctx, n, []string{"--paused"}, func(processes []*process) (requests int, took time.Duration, err error) {
+	return s.compare(ctx, n, []string{"--paused"}, acceptConns, func(processes []*process) (requests int, took time.Duration, err error) {
 		began := time.Now()
 		rates := make([]float64, n)
 		err = inParallel(n, func(i int) (err error) {
-			rates[i], err = flood(ctx, processes[i].url+"/async", smallBody, acceptConns/n, s.b.length, http.StatusAccepted)
+			rates[i], err = flood(ctx, processes[i].url+"/async", smallBody, acceptConns/n, s.b.length/turns, http.StatusAccepted)
 			return err
 		})
 		took = time.Since(began)
@@ -189,54 +191,66 @@ func (s *postgresScene) accepts(ctx context.Context, n int) (measured, error) {
 			requests += int(rate * took.Seconds())
 		}
 		return requests, took, err
-	}, acceptConns)
+	})
 }
 
 // whole measures the whole path: accepted, worked, called back, recorded.
 func (s *postgresScene) whole(ctx context.Context, n int) (measured, error) {
-	each := wholeCount / n
-	return s.compare(ctx, n, nil, func(processes []*process) (requests int, took time.Duration, err error) {
+	var delivered int64 // on the database of this measurement
+	each := wholeCount / n / turns
+	return s.compare(ctx, n, nil, wholeConns, func(processes []*process) (requests int, took time.Duration, err error) {
+		before := s.sent
 		s.sent += n * each
 		began := time.Now()
 		err = inParallel(n, func(i int) error {
 			return sendAll(ctx, processes[i].url+"/async", func(nr int) string {
-				return fmt.Sprintf(`{"data":{"a":1.5,"b":2,"c":[3,4]},"callback_url":"%s/%d/%d/%d"}`, s.receiver.url, s.runs, i, nr)
+				return fmt.Sprintf(`{"data":{"a":1.5,"b":2,"c":[3,4]},"callback_url":"%s/%d/%d/%d"}`, s.receiver.url, before, i, nr)
 			}, wholeConns/n, each, http.StatusAccepted)
 		})
 		if err == nil {
 			err = s.receiver.until(ctx, s.sent)
 		}
 		if err == nil {
-			err = untilDelivered(ctx, processes[0].url, int64(n*each))
+			delivered += int64(n * each)
+			err = untilDelivered(ctx, processes[0].url, delivered)
 		}
 		return n * each, time.Since(began), err
-	}, wholeConns)
+	})
 }
 
-// compare floods the bare handler and then loads so many processes, and sees
-// what the load costs.
-func (s *postgresScene) compare(ctx context.Context, n int, args []string, load func([]*process) (requests int, took time.Duration, err error), conns int) (m measured, err error) {
+// compare floods the bare handler and loads so many processes, a slice of time
+// each in turns, and sees what the load costs.
+func (s *postgresScene) compare(ctx context.Context, n int, args []string, conns int, load func([]*process) (requests int, took time.Duration, err error)) (m measured, err error) {
 	processes, stop, err := s.processes(ctx, n, args...)
 	if err != nil {
 		return m, err
 	}
 	defer func() { err = errors.Join(err, stop()) }()
-	if m.bare, err = flood(ctx, s.bare.url+"/async", smallBody, conns, s.b.length, http.StatusAccepted); err != nil {
-		return m, err
-	}
-	before, err := s.costSoFar(ctx, processes)
-	if err != nil {
-		return m, err
-	}
-	requests, took, err := load(processes)
-	if err != nil {
-		return m, err
-	}
-	after, err := s.costSoFar(ctx, processes)
-	if err != nil {
-		return m, err
+	var spent cost
+	var requests int
+	var took time.Duration
+	for range turns {
+		bare, err := flood(ctx, s.bare.url+"/async", smallBody, conns, s.b.length/turns, http.StatusAccepted)
+		if err != nil {
+			return m, err
+		}
+		m.bare += bare / turns
+		before, err := s.costSoFar(ctx, processes)
+		if err != nil {
+			return m, err
+		}
+		more, longer, err := load(processes)
+		if err != nil {
+			return m, err
+		}
+		after, err := s.costSoFar(ctx, processes)
+		if err != nil {
+			return m, err
+		}
+		requests, took, spent = requests+more, took+longer, spent.plus(after.plus(before.times(-1)))
 	}
 	m.rate = float64(requests) / took.Seconds()
-	m.cost = after.since(before).per(requests, took)
+	m.cost = spent.times(1 / float64(requests))
+	m.cost.busy = (spent.service + spent.postgres + spent.load).Seconds() / took.Seconds() / float64(runtime.NumCPU())
 	return m, nil
 }

@@ -18,8 +18,10 @@ func (c *doctorCmd) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("doctor: %w", err)
 	}
-	fmt.Printf("%s  %.1f MB, %.0f %% of it free; %d requests, %d of them not settled\n",
-		found.Path, float64(found.Bytes)/1e6, 100*found.FreePages, found.Requests, found.Unsettled)
+	if found.Requests > 0 || found.Sound() { // else they could not be counted
+		fmt.Printf("%s  %.1f MB, %.0f %% of it free; %d requests, %d of them not settled\n",
+			found.Path, float64(found.Bytes)/1e6, 100*found.FreePages, found.Requests, found.Unsettled)
+	}
 	for _, f := range found.Findings {
 		if f.Repaired {
 			fmt.Println("repaired ", f.Problem)

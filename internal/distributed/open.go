@@ -213,7 +213,7 @@ func (b *Backend) openPools(ctx context.Context, database string) error {
 	if err := b.opts.Metrics.Register(trips); err != nil {
 		return err
 	}
-	open := func(conns int32, settings map[string]string) (*pgxpool.Pool, error) {
+	open := func(conns int32, settings map[string]string, session string) (*pgxpool.Pool, error) {
 		config, err := parse(database)
 		if err != nil {
 			return nil, err
@@ -229,6 +229,10 @@ func (b *Backend) openPools(ctx context.Context, database string) error {
 			for name, value := range settings {
 				config.ConnConfig.RuntimeParams[name] = value
 			}
+			config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+				_, err := conn.Exec(ctx, session)
+				return err
+			}
 		}
 		pool, err := openPool(ctx, database, config)
 		if err == nil {
@@ -239,14 +243,16 @@ func (b *Backend) openPools(ctx context.Context, database string) error {
 	// Plans are made while the tables are small, and kept when they have grown:
 	// every query has an index that is right then. What costs a plan without one
 	// would set off the compiler, for seconds.
-	settings := map[string]string{"application_name": "tandem", "enable_seqscan": "off", "jit": "off",
-		"enable_hashjoin": "off", "enable_mergejoin": "off", "synchronous_commit": "on"}
+	// They are set once more in the session, should a PgBouncer ignore what a
+	// connection starts with.
+	const plans = `SET jit = off; SET enable_seqscan = off`
+	settings := map[string]string{"application_name": "tandem", "enable_seqscan": "off", "jit": "off", "synchronous_commit": "on"}
 	var err error
-	if b.pool, err = open(rowConnections, settings); err != nil {
+	if b.pool, err = open(rowConnections, settings, plans+`; SET enable_hashjoin = off; SET enable_mergejoin = off`); err != nil {
 		return err
 	}
 	b.queue, err = open(queueConnections, map[string]string{
-		"application_name": "tandem queue", "enable_seqscan": "off", "jit": "off", "synchronous_commit": "off"})
+		"application_name": "tandem queue", "enable_seqscan": "off", "jit": "off", "synchronous_commit": "off"}, plans)
 	return err
 }
 

@@ -40,6 +40,7 @@ const (
 
 const (
 	sendAfter     = 5 * time.Millisecond   // how long a signal waits for others
+	sendEvery     = 20 * time.Millisecond  // how often signals are sent at most
 	lookAfter     = time.Second            // how often rows are looked at beside signals
 	lookAfterPoll = 100 * time.Millisecond // and without them
 )
@@ -59,6 +60,7 @@ func (s *signals) tell(kind, text string) {
 
 // send sends what is told until ctx ends.
 func (s *signals) send(ctx context.Context) {
+	var sent time.Time
 	for {
 		var first signal
 		select {
@@ -66,7 +68,8 @@ func (s *signals) send(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		pause(ctx, sendAfter)
+		pause(ctx, max(sendAfter, sendEvery-time.Since(sent)))
+		sent = time.Now()
 		for _, payload := range s.gather(first) {
 			if _, err := s.b.queue.Exec(ctx, `SELECT pg_notify($1, $2)`, channel, payload); err != nil && ctx.Err() == nil {
 				s.b.log.Debug("a signal was not sent; others will find out by looking", "error", err)

@@ -19,8 +19,7 @@ import (
 
 // writer makes all writes to rows. It groups those that wait into one
 // transaction, and in that all of one kind into one statement, so that they
-// share its round trips and its fsync. A few transactions are under way at once:
-// while one waits for the disk the next is made.
+// share its round trips and its fsync.
 //
 // If the connection is lost during COMMIT, the outcome of the batch's writes is
 // unknown.
@@ -77,12 +76,8 @@ const (
 	lastKind = touching
 )
 
-const (
-	// writers is how many transactions are under way at once.
-	writers = 2
-	// batchTimeout ends a transaction that Postgres does not answer.
-	batchTimeout = 10 * time.Second
-)
+// batchTimeout ends a transaction that Postgres does not answer.
+const batchTimeout = 10 * time.Second
 
 func newWriter(b *Backend) (*writer, error) {
 	queue, err := store.NewQueue[*write](b.log, b.opts.Metrics)
@@ -92,16 +87,12 @@ func newWriter(b *Backend) (*writer, error) {
 	return &writer{Queue: queue, begin: b.begin, insert: b.insert, name: b.name, now: b.now, lasts: b.claimFor, lease: b.lease, here: &b.here, room: room{most: b.opts.MaxPending}}, nil
 }
 
-// run commits batches until the queue is closed and empty.
+// run commits batches until the queue is closed and empty. One transaction is
+// under way at a time: with a second one batches are half as large, and a write
+// costs the processors what its share of a transaction does.
 func (w *writer) run(context.Context) {
-	var all sync.WaitGroup
-	for range writers {
-		all.Go(func() {
-			shard := anyShard()
-			w.Run(func(batch []*write, answers []error) error { return w.commit(batch, answers, shard) })
-		})
-	}
-	all.Wait()
+	shard := anyShard()
+	w.Run(func(batch []*write, answers []error) error { return w.commit(batch, answers, shard) })
 }
 
 // commit is the store.Commit of one transaction.

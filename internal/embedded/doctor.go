@@ -69,17 +69,23 @@ func Examine(ctx context.Context, path string, repair bool) (_ *Examination, err
 		return nil, err
 	}
 	defer db.Close()
-	if err := readable(ctx, db); err != nil {
-		return nil, explain(path, err)
-	}
-	if repair {
-		if err := migrate(ctx, db); err != nil {
-			return nil, explain(path, fmt.Errorf("bring the schema up to date: %w", err))
+	x := &examiner{ctx: ctx, repair: repair, found: &Examination{Path: path}}
+	err = readable(ctx, db)
+	if err == nil && repair {
+		if err = migrate(ctx, db); err != nil {
+			err = fmt.Errorf("bring the schema up to date: %w", err)
 		}
 	}
-	x := &examiner{ctx: ctx, repair: repair, found: &Examination{Path: path}}
-	if err := x.examine(db); err != nil {
-		return x.found, explain(path, err)
+	if err == nil {
+		err = x.examine(db)
+	}
+	if damaged(err) {
+		x.found.Findings = nil // what was repaired before was rolled back
+		x.add("the file is damaged, and cannot be read to its end: "+err.Error(), remedyRestore, false)
+		return x.found, nil
+	}
+	if err != nil {
+		return nil, explain(path, err)
 	}
 	return x.found, nil
 }

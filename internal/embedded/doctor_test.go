@@ -1,10 +1,12 @@
 package embedded
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -96,6 +98,38 @@ func TestExamineMakesADamagedIndexAnew(t *testing.T) {
 	}
 	if found, err = Examine(t.Context(), path, false); err != nil || len(found.Findings) > 0 {
 		t.Errorf("after the repair it finds %+v, %v", found, err)
+	}
+}
+
+func TestExamineSaysThatAFileIsTooDamagedToBeRead(t *testing.T) {
+	t.Parallel()
+	whole, err := os.ReadFile(settledFile(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const page = 4096
+	damaged := 0
+	for at := page; at < len(whole); at += page {
+		path := filepath.Join(t.TempDir(), "requests.db")
+		file := slices.Concat(whole[:at], bytes.Repeat([]byte{0xa5}, page/2), whole[at+page/2:])
+		if err := os.WriteFile(path, file, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		for _, repair := range []bool{false, true} {
+			found, err := Examine(t.Context(), path, repair)
+			if err != nil { // with its way out, which is not the doctor
+				if !strings.Contains(err.Error(), "restore") || strings.Contains(err.Error(), "doctor") {
+					t.Errorf("page %d, repair %v: %v", at/page, repair, err)
+				}
+				continue
+			}
+			if !found.Sound() && strings.Contains(found.Findings[0].Problem, "damaged") && strings.Contains(found.Findings[0].Remedy, "restore") {
+				damaged++
+			}
+		}
+	}
+	if damaged < 10 {
+		t.Errorf("the damage of only %d pages is found", damaged)
 	}
 }
 

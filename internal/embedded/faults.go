@@ -45,6 +45,12 @@ func explain(path string, err error) error {
 	return &fileFault{fmt.Sprintf("the database %s: %s; %s", path, said, wayOut), err}
 }
 
+// damaged reports whether SQLite says that what it read cannot be right.
+func damaged(err error) bool {
+	fault, ok := errors.AsType[*sqlite.Error](err)
+	return ok && fault.Code()&0xff == sqlite3.SQLITE_CORRUPT
+}
+
 // fileFault is a fault of SQLite, explained.
 type fileFault struct {
 	text string

@@ -84,7 +84,7 @@ func (r *runner) mayStart(req *tandem.Request) bool {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.ended {
+	if r.ended || r.ctx.Err() != nil {
 		return false
 	}
 	select {

@@ -510,6 +510,9 @@ type gatedSteps struct {
 }
 
 func (s gatedSteps) Process(ctx context.Context, req *tandem.Request) error {
+	if req.Status == tandem.Processing {
+		s.p.w.startedAsAccepted(req.ID, s.p)
+	}
 	s.p.w.park(context.Background(), s.p, atStep, "process "+s.p.w.name(req.ID)) // a dead one has no effect
 	return s.Steps.Process(ctx, req)
 }

@@ -102,6 +102,17 @@ func (w *world) startedBy(id string, p *process) {
 	}
 }
 
+// startedAsAccepted is startedBy of a request that was started by the write which
+// accepted it.
+func (w *world) startedAsAccepted(id string, p *process) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !p.dead {
+		w.starter[id] = p
+		w.happened["started as accepted"]++
+	}
+}
+
 func (w *world) endedBy(what, id string, p *process) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -44,9 +44,9 @@ func (a *API) enter(w http.ResponseWriter, r *http.Request) *http.Request {
 		refused = a.admit(w, r, key)
 	}
 	switch {
-	case refused != nil:
 	case a.origins.Check(r) != nil:
 		refused = crossOrigin()
+	case refused != nil:
 	case key != nil && !key.Admin && adminOnly(r.URL.Path):
 		refused = newProblem(http.StatusForbidden, "forbidden", "", "this is for admin keys; make one with tandem keys create --admin")
 	case limited(r) && a.opts.NoSubmissions:
