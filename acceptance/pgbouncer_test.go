@@ -136,7 +136,7 @@ func console(t *testing.T, b postgrestest.Bouncer, ask string) (rows int) {
 func TestAProcessBehindPgBouncerInSessionMode(t *testing.T) {
 	parallel(t)
 	bouncer := postgrestest.PgBouncer(t, migrated.Database(t), "pool_mode = session", "default_pool_size = 40",
-		"ignore_startup_parameters = enable_seqscan, jit, synchronous_commit")
+		"ignore_startup_parameters = enable_seqscan, enable_hashjoin, enable_mergejoin, jit, synchronous_commit")
 	rcv := receive(t, nil)
 	u := newUpstream(t)
 	api := serve(t, "--database", bouncer.URL, "--roles", "api", u.flag())

@@ -91,14 +91,18 @@ func TestOperatorsSeeTheQueueOfAPostgres(t *testing.T) {
 	const pause, resume = "/river/api/queues/deliver/pause", "/river/api/queues/deliver/resume"
 	admin.send("PUT", pause, nil, "Sec-Fetch-Site", "cross-site").problem(t, http.StatusForbidden)
 	admin.send("PUT", pause, nil, "Origin", app).problem(t, http.StatusForbidden)
-	if a := admin.send("PUT", pause, nil, "Sec-Fetch-Site", "same-origin"); a.status != http.StatusOK {
-		t.Fatalf("PUT %s: %d %s", pause, a.status, a.body)
-	}
 	var queues struct {
 		Data []struct {
 			Name     string
 			PausedAt *time.Time `json:"paused_at"`
 		}
+	}
+	eventually(t, "the process serves its queues", func() bool {
+		admin.get("/river/api/queues").decode(t, http.StatusOK, &queues)
+		return len(queues.Data) == 3
+	})
+	if a := admin.send("PUT", pause, nil, "Sec-Fetch-Site", "same-origin"); a.status != http.StatusOK {
+		t.Fatalf("PUT %s: %d %s", pause, a.status, a.body)
 	}
 	admin.get("/river/api/queues").decode(t, http.StatusOK, &queues)
 	for _, q := range queues.Data {

@@ -120,7 +120,9 @@ func (l *limiter) ask(key string, c *leave) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
-	c.asking = false
+	if c.asking = len(c.waiting) > 0; c.asking { // they have come meanwhile
+		go l.ask(key, c)
+	}
 	if err != nil {
 		for _, answer := range waiting {
 			answer <- l.alone.Take(key, now)
