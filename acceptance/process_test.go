@@ -149,8 +149,11 @@ func startProgram(t *testing.T, program, dir string, env []string, args ...strin
 	t.Cleanup(func() {
 		p.kill()
 		log := p.stderr.String()
-		if strings.Contains(log, "DATA RACE") || strings.Contains(log, "a handler panicked") || strings.Contains(log, "\ngoroutine ") {
-			t.Errorf("the program is broken")
+		for _, sign := range []string{"DATA RACE", "a handler panicked", "\ngoroutine "} {
+			if at := strings.Index(log, sign); at >= 0 {
+				t.Errorf("the program is broken: %.4000s", log[at:])
+				break
+			}
 		}
 		if t.Failed() {
 			t.Logf("stderr of tandem %s:\n%s", strings.Join(args, " "), tail(log, 3<<10))

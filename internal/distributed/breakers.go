@@ -3,6 +3,7 @@ package distributed
 import (
 	"context"
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
@@ -51,7 +52,7 @@ func (s *breakers) look(ctx context.Context) error {
 	}
 	s.mu.Lock()
 	before := s.known
-	s.known = now
+	s.known = maps.Clone(now) // now is read below, and known changes
 	s.mu.Unlock()
 	for host, b := range now {
 		if before[host].OpenTill != b.OpenTill {
