@@ -6,14 +6,16 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"tandem/work"
 )
 
 // Both patterns ask for all the computing they can get, once with long work
 // async and short work sync, once the other way. Neither starves.
 func TestEachPatternKeepsItsShareOfTheCPU(t *testing.T) {
 	for _, load := range []bothPatterns{
-		{"many short sync callers, a backlog of long work", 1, 10, 500},
-		{"sync callers with long work, a backlog of short work", 10, 1, 3000},
+		{"many short sync callers, a backlog of long work", 1, 10, 200},
+		{"sync callers with long work, a backlog of short work", 10, 1, 1600},
 	} {
 		t.Run(load.name, func(t *testing.T) {
 			onEach(t, func(t *testing.T, database string) { eachPatternKeepsItsShareOfTheCPU(t, load, database) })
@@ -29,7 +31,11 @@ type bothPatterns struct {
 }
 
 func eachPatternKeepsItsShareOfTheCPU(t *testing.T, load bothPatterns, database string) {
-	s := serve(t, "--database", database, "--workers", "2", "--rounds", "350000") // about 1 ms a unit
+	rounds := work.DefaultRounds // about 5 ms a unit
+	if raced {
+		rounds /= 4 // still more than that
+	}
+	s := serve(t, "--database", database, "--workers", "2", "--rounds", strconv.Itoa(rounds))
 	enough := newGate()
 	var posting sync.WaitGroup
 	for range 8 {
