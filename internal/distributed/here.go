@@ -11,6 +11,7 @@ import (
 
 	"tandem"
 	"tandem/internal/engine"
+	"tandem/internal/store"
 )
 
 // A step that may be taken at once is taken by the process that has made it due,
@@ -45,13 +46,6 @@ func (o *ownJobs) of(request string) ownJob {
 	return own
 }
 
-// ended is a context that has ended: to ask without waiting.
-var ended = func() context.Context {
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel()
-	return ctx
-}()
-
 // mayStart reserves a slot for a request that is being accepted, if there is one
 // free and nothing that was accepted before waits for it. What becomes of the
 // request is told to accepted.
@@ -62,7 +56,7 @@ func (r *runner) mayStart(req *tandem.Request) bool {
 	if r.b.isPaused(processQueue(req.Lane)) || r.waiting(req.Lane).Load() > 0 || !r.running.mayBegin() {
 		return false
 	}
-	if r.steps.Reserve(ended, req.Lane) != nil {
+	if r.steps.Reserve(store.AtOnce, req.Lane) != nil {
 		r.running.end()
 		return false
 	}

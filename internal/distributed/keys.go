@@ -15,6 +15,7 @@ import (
 	"tandem/internal/access"
 	"tandem/internal/limit"
 	"tandem/webhook"
+	"tandem/internal/store"
 )
 
 // KeyStore is the API keys in a database, which running processes may have open:
@@ -227,11 +228,11 @@ func (b *Backend) WatchKeys(ctx context.Context, ring *access.Keyring) {
 		}
 		if err != nil {
 			b.log.Error("reading the API keys failed; those known so far stay", "error", err)
-			pause(ctx, time.Second)
+			store.Pause(ctx, time.Second)
 		} else {
 			version = next
 		}
-		pause(ctx, keysAgain)
+		store.Pause(ctx, keysAgain)
 	}
 }
 

@@ -16,6 +16,8 @@ import (
 	"github.com/pressly/goose/v3"
 	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 	"github.com/riverqueue/river/rivermigrate"
+
+	"tandem/internal/store"
 )
 
 //go:embed schema/*.sql
@@ -93,7 +95,7 @@ func migrateTo(ctx context.Context, pool *pgxpool.Pool, log *slog.Logger, files 
 			return err
 		}
 		log.Warn("a migration waits for a table that is in use", "error", err)
-		pause(ctx, migrateAgain)
+		store.Pause(ctx, migrateAgain)
 	}
 	migrator, err := rivermigrate.New(riverpgxv5.New(pool), &rivermigrate.Config{Logger: quiet(log)})
 	if err != nil {
@@ -140,7 +142,7 @@ func lockSchema(ctx context.Context, pool *pgxpool.Pool) (pgx.Tx, error) {
 		if err := errors.Join(err, tx.Rollback(context.WithoutCancel(ctx))); err != nil {
 			return nil, err
 		}
-		if pause(ctx, migrateAgain); ctx.Err() != nil {
+		if store.Pause(ctx, migrateAgain); ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
 	}

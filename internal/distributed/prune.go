@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"tandem"
+	"tandem/internal/store"
 )
 
 const (
@@ -18,11 +19,6 @@ const (
 	// that: so it takes a quarter of one connection's time at most.
 	pruneRest = 3
 )
-
-// pruneEvery is how often old requests are looked for.
-func pruneEvery(retain time.Duration) time.Duration {
-	return min(max(retain/10, 100*time.Millisecond), time.Minute)
-}
 
 // prune deletes the requests that were settled longer ago than Options.Retain,
 // with their attempts and the keys that stand for them. What is not settled
@@ -73,7 +69,7 @@ func (b *Backend) pruneStanding(ctx context.Context, mode tandem.Mode, status ta
 		if err := b.deleteSettled(ctx, due); err != nil {
 			return err
 		}
-		pause(ctx, pruneRest*time.Since(began))
+		store.Pause(ctx, pruneRest*time.Since(began))
 	}
 	return ctx.Err()
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/riverqueue/river"
 
 	"tandem"
+	"tandem/internal/store"
 )
 
 const (
@@ -46,7 +47,7 @@ func (b *Backend) restore(ctx context.Context) error {
 			}
 		}
 	}
-	pause(ctx, restoreRest*time.Since(began))
+	store.Pause(ctx, restoreRest*time.Since(began))
 	return nil
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"tandem"
 	"tandem/internal/engine"
+	"tandem/internal/store"
 	"tandem/work"
 )
 
@@ -64,7 +65,7 @@ func (b *Backend) Run(ctx context.Context, steps engine.Steps) error {
 	loops.Go(func() { r.every(time.Minute, "deleting what is too old", r.forget) })
 	loops.Go(func() { r.every(restoreCheck, "making lost jobs again", b.restore) })
 	if b.opts.Retain > 0 {
-		loops.Go(func() { r.every(pruneEvery(b.opts.Retain), "deleting old requests", b.prune) })
+		loops.Go(func() { r.every(store.PruneEvery(b.opts.Retain), "deleting old requests", b.prune) })
 	}
 	<-ctx.Done()
 	r.running.close()
@@ -114,7 +115,7 @@ func (r *runner) start() (*riverClient, error) {
 			return client, nil
 		}
 		r.b.log.Error("starting the queue failed, trying again", "error", err)
-		pause(r.ctx, again)
+		store.Pause(r.ctx, again)
 	}
 	return nil, nil
 }
@@ -126,7 +127,7 @@ func (r *runner) stop(client *riverClient) {
 	defer cancel(nil)
 	go func() {
 		r.running.wait()
-		pause(ctx, stopGrace)
+		store.Pause(ctx, stopGrace)
 		cancel(errors.New("the database does not answer"))
 	}()
 	if err := client.Stop(ctx); err != nil {
@@ -229,7 +230,7 @@ const (
 // every runs a chore until ctx ends. All processes run all of them: each is a
 // guarded write, and harmless if another was first.
 func (r *runner) every(interval time.Duration, what string, chore func(context.Context) error) {
-	for ; r.ctx.Err() == nil; pause(r.ctx, interval) {
+	for ; r.ctx.Err() == nil; store.Pause(r.ctx, interval) {
 		if err := chore(r.ctx); err != nil && r.ctx.Err() == nil {
 			r.b.log.Error(what+" failed, trying again", "error", err)
 		}

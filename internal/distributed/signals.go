@@ -11,6 +11,7 @@ import (
 
 	"tandem"
 	"tandem/internal/engine"
+	"tandem/internal/store"
 )
 
 // signals is what processes tell each other: that a request is worked, that work
@@ -68,7 +69,7 @@ func (s *signals) send(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		pause(ctx, max(sendAfter, sendEvery-time.Since(sent)))
+		store.Pause(ctx, max(sendAfter, sendEvery-time.Since(sent)))
 		sent = time.Now()
 		for _, payload := range s.gather(first) {
 			if _, err := s.b.queue.Exec(ctx, `SELECT pg_notify($1, $2)`, channel, payload); err != nil && ctx.Err() == nil {
@@ -114,7 +115,7 @@ func (s *signals) listen(ctx context.Context) {
 			wait = 50 * time.Millisecond
 		}
 		s.b.log.Warn("the connection that hears of other processes was lost; looking at the rows until it is back", "error", err)
-		pause(ctx, wait)
+		store.Pause(ctx, wait)
 	}
 }
 
@@ -238,13 +239,3 @@ const (
 	workedQuery  = `SELECT id FROM requests WHERE id = ANY($1) AND status NOT IN ('pending', 'processing')`
 	stoppedQuery = `SELECT id, stop_code FROM requests WHERE id = ANY($1) AND status = 'processing' AND stop_code IS NOT NULL`
 )
-
-// pause waits a moment, or until ctx ends.
-func pause(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-	}
-}

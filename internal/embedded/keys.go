@@ -11,6 +11,7 @@ import (
 	"tandem/internal/access"
 	"tandem/internal/limit"
 	"tandem/webhook"
+	"tandem/internal/store"
 )
 
 // KeyStore is the API keys in a database file, which a running service may have
@@ -227,7 +228,7 @@ func (b *Backend) WatchKeys(ctx context.Context, ring *access.Keyring) {
 		} else {
 			version = next
 		}
-		pause(ctx, keysAgain)
+		store.Pause(ctx, keysAgain)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"tandem"
+	"tandem/internal/store"
 )
 
 const (
@@ -26,15 +27,10 @@ const (
 	spareOf = 10
 )
 
-// pruneEvery is how often old requests are looked for.
-func pruneEvery(retain time.Duration) time.Duration {
-	return min(max(retain/10, 100*time.Millisecond), time.Minute)
-}
-
 // prune deletes what is older than Options.Retain, until ctx ends.
 func (r *runner) prune(ctx context.Context) {
 	b := r.backend
-	for ; ctx.Err() == nil; pause(ctx, pruneEvery(b.opts.Retain)) {
+	for ; ctx.Err() == nil; store.Pause(ctx, store.PruneEvery(b.opts.Retain)) {
 		began := time.Now()
 		n, err := b.prune(ctx, b.now().Add(-b.opts.Retain))
 		if err == nil {
@@ -137,7 +133,7 @@ func (b *Backend) deleteSettled(ctx context.Context, seqs []int64) (n int, err e
 	if err != nil {
 		return 0, err
 	}
-	pause(ctx, pruneRest*time.Since(began))
+	store.Pause(ctx, pruneRest*time.Since(began))
 	return n, nil
 }
 
@@ -188,7 +184,7 @@ func (b *Backend) shrink(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("give back free pages: %w", err)
 		}
-		pause(ctx, pruneRest*time.Since(began))
+		store.Pause(ctx, pruneRest*time.Since(began))
 	}
 	return nil
 }

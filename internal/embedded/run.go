@@ -8,6 +8,7 @@ import (
 
 	"tandem"
 	"tandem/internal/engine"
+	"tandem/internal/store"
 	"tandem/work"
 )
 
@@ -92,20 +93,13 @@ func (r *runner) mayStart(req *tandem.Request) bool {
 	default:
 		return false
 	}
-	if r.steps.Reserve(atOnce, req.Lane) != nil {
+	if r.steps.Reserve(store.AtOnce, req.Lane) != nil {
 		<-r.rooms[req.Lane]
 		return false
 	}
 	r.accepting.Add(1)
 	return true
 }
-
-// atOnce is a context that has ended: to ask without waiting.
-var atOnce = func() context.Context {
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel()
-	return ctx
-}()
 
 // accepted is told what has become of a request that mayStart let begin: it is on
 // disk, and started, or it is not.
@@ -144,7 +138,7 @@ func (r *runner) work(ctx context.Context, lane string) {
 			return
 		case err != nil:
 			r.backend.log.Error("reading the backlog failed, trying again", "lane", lane, "error", err)
-			pause(ctx, time.Second)
+			store.Pause(ctx, time.Second)
 			<-room
 			continue
 		case req.Starts > 0:
@@ -198,7 +192,7 @@ func (r *runner) process(ctx context.Context, lane string, req *tandem.Request) 
 		// It was cancelled or has expired: nothing is left to do.
 	case req.Status == tandem.Pending && ctx.Err() == nil:
 		r.backend.log.Error("a request could not be started, trying again", "request_id", req.ID, "error", err)
-		pause(ctx, time.Second)
+		store.Pause(ctx, time.Second)
 		r.backend.backlogs[lane].pushFront(req)
 	case ctx.Err() == nil:
 		r.backend.log.Error("a request could not be finished; a restart takes it up", "request_id", req.ID, "error", err)
@@ -224,7 +218,7 @@ const expiryCheck = 500 * time.Millisecond
 
 // expire fails what has expired, until ctx ends.
 func (r *runner) expire(ctx context.Context) {
-	for ; ctx.Err() == nil; pause(ctx, expiryCheck) {
+	for ; ctx.Err() == nil; store.Pause(ctx, expiryCheck) {
 		expired, err := r.backend.expired(ctx, r.backend.now(), backlogCap)
 		if err != nil && ctx.Err() == nil {
 			r.backend.log.Error("reading expired requests failed, trying again", "error", err)
@@ -240,7 +234,7 @@ func (r *runner) expire(ctx context.Context) {
 
 // forgetKeys deletes old Idempotency-Keys, until ctx ends.
 func (r *runner) forgetKeys(ctx context.Context) {
-	for ; ctx.Err() == nil; pause(ctx, time.Minute) {
+	for ; ctx.Err() == nil; store.Pause(ctx, time.Minute) {
 		if err := r.backend.forgetKeys(ctx); err != nil && ctx.Err() == nil {
 			r.backend.log.Error("deleting old idempotency keys failed, trying again", "error", err)
 		}
@@ -270,13 +264,5 @@ func (r *runner) attempt(owed debt, host string) {
 	default:
 		r.backend.log.Warn("a delivery attempt was not recorded and will be repeated", "request_id", owed.id, "error", err)
 		r.backend.deliveries.pushHost(host, time.Second) // not at once: what failed will fail again
-	}
-}
-
-// pause waits a moment, or until ctx ends.
-func pause(ctx context.Context, d time.Duration) {
-	select {
-	case <-time.After(d):
-	case <-ctx.Done():
 	}
 }
