@@ -14,8 +14,8 @@ import (
 	"tandem"
 	"tandem/internal/access"
 	"tandem/internal/limit"
-	"tandem/webhook"
 	"tandem/internal/store"
+	"tandem/webhook"
 )
 
 // KeyStore is the API keys in a database, which running processes may have open:

@@ -10,8 +10,8 @@ import (
 	"tandem"
 	"tandem/internal/access"
 	"tandem/internal/limit"
-	"tandem/webhook"
 	"tandem/internal/store"
+	"tandem/webhook"
 )
 
 // KeyStore is the API keys in a database file, which a running service may have
