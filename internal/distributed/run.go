@@ -225,10 +225,17 @@ const (
 	// they waited, and overdueCheck sync requests whose process is gone.
 	expiryCheck  = 500 * time.Millisecond
 	overdueCheck = 5 * time.Second
+	// standIn is how long the other processes leave to the one that leads the
+	// queue what it may fail: it may have died, and another not lead yet.
+	standIn = 5 * time.Second
 )
 
 // every runs a chore until ctx ends. All processes run all of them: each is a
 // guarded write, and harmless if another was first.
+//
+// Those that fail requests in great numbers are the leading process's: the others
+// would but read the same rows and wait for its locks. What it has left undone for
+// standIn, they do.
 func (r *runner) every(interval time.Duration, what string, chore func(context.Context) error) {
 	for ; r.ctx.Err() == nil; store.Pause(r.ctx, interval) {
 		if err := chore(r.ctx); err != nil && r.ctx.Err() == nil {
@@ -237,9 +244,22 @@ func (r *runner) every(interval time.Duration, what string, chore func(context.C
 	}
 }
 
+// ours is since when what has come due is this process's to see to.
+func (r *runner) ours(ctx context.Context) (time.Time, error) {
+	leads, err := r.b.leads(ctx)
+	if leads {
+		return r.b.now(), err
+	}
+	return r.b.now().Add(-standIn), err
+}
+
 // expire fails what has expired.
 func (r *runner) expire(ctx context.Context) error {
-	expired, err := r.b.expired(ctx)
+	before, err := r.ours(ctx)
+	if err != nil {
+		return err
+	}
+	expired, err := r.b.expired(ctx, before)
 	if err != nil {
 		return err
 	}
@@ -251,7 +271,11 @@ func (r *runner) expire(ctx context.Context) error {
 
 // failOverdue fails sync requests that no process can still be working.
 func (r *runner) failOverdue(ctx context.Context) error {
-	overdue, err := r.b.overdue(ctx, r.b.now().Add(-r.b.lease()))
+	before, err := r.ours(ctx)
+	if err != nil {
+		return err
+	}
+	overdue, err := r.b.overdue(ctx, before.Add(-r.b.lease()))
 	if err != nil {
 		return err
 	}
