@@ -238,4 +238,4 @@ func (r *room) ended(taken, pending int64) {
 	r.known += pending - taken
 }
 
-const pendingQuery = `SELECT coalesce(sum(requests), 0)::bigint FROM request_counters WHERE mode = 'async' AND status = 'pending'`
+const pendingQuery = `SELECT coalesce(sum(requests), 0)::bigint FROM pending_counters`
