@@ -21,9 +21,9 @@ import (
 func (t *transaction) askInsert(ctx context.Context, writes []*write) error {
 	var free int64 // of room for requests that wait
 	for _, wr := range writes {
-		if r := t.w.here.Load(); wr.by == nil && r.mayStart(&wr.req) {
-			wr.by, wr.hold = r, t.w.lease()
-			wr.req.Status, wr.req.StartedAt, wr.req.Starts, wr.req.Epoch = tandem.Processing, t.w.now(), 1, 1
+		if r := t.b.here.Load(); wr.by == nil && r.mayStart(&wr.req) {
+			wr.by, wr.hold = r, t.b.lease()
+			wr.req.Status, wr.req.StartedAt, wr.req.Starts, wr.req.Epoch = tandem.Processing, t.b.now(), 1, 1
 		}
 		if wr.req.Status == tandem.Pending {
 			free++
@@ -31,10 +31,9 @@ func (t *transaction) askInsert(ctx context.Context, writes []*write) error {
 	}
 	if free > 0 {
 		var err error
-		if free, err = t.w.room.take(ctx, t.tx, free); err != nil {
+		if free, err = t.b.writer.room.take(ctx, t.tx, free); err != nil {
 			return err
 		}
-		t.room = free
 	}
 	if err := t.claimKeys(ctx, writes, &free); err != nil {
 		return err
@@ -109,7 +108,7 @@ func (t *transaction) claimKeys(ctx context.Context, writes []*write, free *int6
 		column(keyed, func(wr *write) string { return wr.key.Key }),
 		column(keyed, func(wr *write) []byte { return wr.key.Fingerprint[:] }), ids(keyed),
 		column(keyed, func(wr *write) int64 { return wr.req.CreatedAt.UnixMicro() }),
-		t.w.now().Add(-engine.IdempotencyKept).UnixMicro())
+		t.b.now().Add(-engine.IdempotencyKept).UnixMicro())
 	if err != nil {
 		return fmt.Errorf("claim idempotency keys: %w", err)
 	}
@@ -136,7 +135,7 @@ func (t *transaction) claimKeys(ctx context.Context, writes []*write, free *int6
 // findHolders answers those writes whose key could not be taken.
 func (t *transaction) findHolders(ctx context.Context, writes []*write) error {
 	for _, wr := range writes {
-		id, fingerprint, err := holderOf(ctx, t.tx, wr.req.Owner, wr.key.Key, t.w.now())
+		id, fingerprint, err := holderOf(ctx, t.tx, wr.req.Owner, wr.key.Key, t.b.now())
 		switch {
 		case err != nil:
 			return err
@@ -213,7 +212,7 @@ func (t *transaction) askRows(in *pgx.Batch, writes []*write) {
 		number(func(r *tandem.Request) int { return r.Epoch }),
 		column(writes, func(wr *write) bool { return wr.req.Waited }),
 		column(writes, func(wr *write) []byte { return wr.req.Result }),
-		column(writes, failureCode), column(writes, failureMessage), column(writes, failureUpstream), t.w.name).Query(func(rows pgx.Rows) error {
+		column(writes, failureCode), column(writes, failureMessage), column(writes, failureUpstream), t.b.name).Query(func(rows pgx.Rows) error {
 		byID := make(map[string]*write, len(writes))
 		for _, wr := range writes {
 			byID[wr.req.ID] = wr

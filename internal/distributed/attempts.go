@@ -36,7 +36,7 @@ func (t *transaction) askAttempts(in *pgx.Batch, writes []*write) {
 		column(writes, func(wr *write) int { return wr.req.Callback.Attempts }),
 		column(writes, func(wr *write) *int64 { return micros(wr.req.Callback.NextAt) }),
 		column(writes, func(wr *write) int { return wr.req.Callback.LastStatus }),
-		column(writes, func(wr *write) string { return clean(wr.req.Callback.LastError) }), t.w.name)
+		column(writes, func(wr *write) string { return clean(wr.req.Callback.LastError) }), t.b.name)
 }
 
 // settle goes on from there.

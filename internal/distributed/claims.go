@@ -39,7 +39,7 @@ func (b *Backend) yieldAttempt(ctx context.Context, req *tandem.Request) error {
 
 func (t *transaction) askClaim(_ context.Context, writes []*write) error {
 	t.ask(&t.first, "claim attempts", writes, claimQuery, ids(writes), attemptsMade(writes),
-		column(writes, func(wr *write) int64 { return t.w.lasts(&wr.req).Microseconds() }), t.w.name)
+		column(writes, func(wr *write) int64 { return t.b.claimFor(&wr.req).Microseconds() }), t.b.name)
 	return nil
 }
 
@@ -56,7 +56,7 @@ const claimQuery = `
 const postgresMicros = `(extract(epoch FROM clock_timestamp()) * 1000000)::bigint`
 
 func (t *transaction) yield(ctx context.Context, writes []*write) error {
-	err := t.query(ctx, "give attempts back", writes, yieldQuery, ids(writes), attemptsMade(writes), t.w.name)
+	err := t.query(ctx, "give attempts back", writes, yieldQuery, ids(writes), attemptsMade(writes), t.b.name)
 	for _, wr := range writes {
 		if wr.made && wr.job.held {
 			t.end(wr.job)

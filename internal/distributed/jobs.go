@@ -103,12 +103,12 @@ func (t *transaction) writeJobs(ctx context.Context) error {
 		params[i], held = job.params, held || job.holder != nil
 	}
 	if !held { // then nobody needs to know which they are
-		if _, err := t.w.insert.InsertManyFastTx(ctx, t.tx, params); err != nil {
+		if _, err := t.b.insert.InsertManyFastTx(ctx, t.tx, params); err != nil {
 			return fmt.Errorf("insert jobs: %w", err)
 		}
 		return nil
 	}
-	made, err := t.w.insert.InsertManyTx(ctx, t.tx, params)
+	made, err := t.b.insert.InsertManyTx(ctx, t.tx, params)
 	if err != nil {
 		return fmt.Errorf("insert jobs: %w", err)
 	}

@@ -18,9 +18,8 @@ import (
 // the changes to the counters, which are written once at its end.
 type transaction struct {
 	tx    pgx.Tx
-	w     *writer
+	b     *Backend
 	shard int
-	room  int64 // that it has taken
 
 	store.Tally
 	jobs  []newJob
@@ -29,8 +28,8 @@ type transaction struct {
 	last  pgx.Batch // statements that nothing in the transaction depends on
 }
 
-func newTransaction(tx pgx.Tx, w *writer, shard int) *transaction {
-	return &transaction{tx: tx, w: w, shard: shard, Tally: store.NewTally()}
+func newTransaction(tx pgx.Tx, b *Backend, shard int) *transaction {
+	return &transaction{tx: tx, b: b, shard: shard, Tally: store.NewTally()}
 }
 
 // run makes the writes, kind by kind.
@@ -148,7 +147,7 @@ func epochs(writes []*write) []int {
 
 func (t *transaction) askStart(_ context.Context, writes []*write) error {
 	t.ask(&t.first, "start requests", writes, startQuery, ids(writes), epochs(writes),
-		column(writes, func(wr *write) *int64 { return micros(wr.req.StartedAt) }), t.w.name)
+		column(writes, func(wr *write) *int64 { return micros(wr.req.StartedAt) }), t.b.name)
 	return nil
 }
 
@@ -211,7 +210,7 @@ func (t *transaction) askOutcomes(in *pgx.Batch, writes []*write) {
 				return nil
 			}
 			return ptr(wr.hold.Microseconds())
-		}), t.w.name)
+		}), t.b.name)
 }
 
 // finish goes on from there. A sync request that is not on record yet is inserted
