@@ -2,6 +2,7 @@ package distributed
 
 import (
 	"context"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -28,15 +29,7 @@ func (t *transaction) askSettle(_ context.Context, writes []*write) error {
 }
 
 func (t *transaction) askAttempts(in *pgx.Batch, writes []*write) {
-	t.ask(in, "record attempts", writes, settleQuery, ids(writes),
-		column(writes, func(wr *write) string { return string(wr.before) }),
-		column(writes, func(wr *write) int { return wr.attempt.Number - 1 }),
-		column(writes, func(wr *write) string { return string(wr.req.Status) }),
-		column(writes, func(wr *write) string { return string(wr.req.Callback.State) }),
-		column(writes, func(wr *write) int { return wr.req.Callback.Attempts }),
-		column(writes, func(wr *write) *int64 { return micros(wr.req.Callback.NextAt) }),
-		column(writes, func(wr *write) int { return wr.req.Callback.LastStatus }),
-		column(writes, func(wr *write) string { return clean(wr.req.Callback.LastError) }), t.b.name)
+	t.ask(in, "record attempts", writes, settleQuery, settled.values(writes, t.b.name)...)
 }
 
 // settle goes on from there.
@@ -78,29 +71,42 @@ func (t *transaction) settle(ctx context.Context, writes []*write) error {
 	return nil
 }
 
-const settleQuery = `
+var settled = columns{
+	text("id", func(r *tandem.Request) string { return r.ID }),
+	each("before", "text", func(wr *write) string { return string(wr.before) }),
+	each("made", "int", func(wr *write) int { return wr.attempt.Number - 1 }),
+	text("status", func(r *tandem.Request) string { return string(r.Status) }),
+	text("state", func(r *tandem.Request) string { return string(r.Callback.State) }),
+	number("attempts", func(r *tandem.Request) int { return r.Callback.Attempts }),
+	at("next_at", func(r *tandem.Request) time.Time { return r.Callback.NextAt }),
+	number("last_status", func(r *tandem.Request) int { return r.Callback.LastStatus }),
+	text("last_error", func(r *tandem.Request) string { return clean(r.Callback.LastError) }),
+}
+
+var settleQuery = `
 	UPDATE requests r SET status = u.status, callback_state = u.state, attempts = u.attempts,
-		next_attempt_at = u.next, last_status = u.last_status, last_error = u.last_error,
+		next_attempt_at = u.next_at, last_status = u.last_status, last_error = u.last_error,
 		attempt_by = NULL, attempt_till = NULL
-	FROM unnest($1::text[], $2::text[], $3::int[], $4::text[], $5::text[], $6::int[], $7::bigint[], $8::int[], $9::text[])
-		WITH ORDINALITY AS u(id, before, made, status, state, attempts, next, last_status, last_error, n)
+	FROM ` + settled.numbered() + `
 	WHERE r.id = u.id AND r.status = u.before AND r.callback_state = 'pending' AND r.attempts = u.made
-		AND (r.attempt_by IS NULL OR r.attempt_by = $10)
+		AND (r.attempt_by IS NULL OR r.attempt_by = ` + settled.next() + `)
 	RETURNING u.n, r.callback_state`
 
 func (t *transaction) insertAttempts(writes []*write) {
-	if len(writes) == 0 {
-		return
+	if len(writes) > 0 {
+		t.last.Queue(insertAttemptsQuery, attempted.values(writes)...)
 	}
-	t.last.Queue(`
-		INSERT INTO attempts (request_id, number, at, duration_us, status, class, error, answer)
-		SELECT * FROM unnest($1::text[], $2::int[], $3::bigint[], $4::bigint[], $5::int[], $6::text[], $7::text[], $8::bytea[])`,
-		ids(writes),
-		column(writes, func(wr *write) int { return wr.attempt.Number }),
-		column(writes, func(wr *write) int64 { return wr.attempt.At.UnixMicro() }),
-		column(writes, func(wr *write) int64 { return wr.attempt.Duration.Microseconds() }),
-		column(writes, func(wr *write) int { return wr.attempt.Status }),
-		column(writes, func(wr *write) string { return string(wr.attempt.Class) }),
-		column(writes, func(wr *write) string { return clean(wr.attempt.Error) }),
-		column(writes, func(wr *write) []byte { return wr.attempt.Answer }))
 }
+
+var attempted = columns{
+	text("request_id", func(r *tandem.Request) string { return r.ID }),
+	each("number", "int", func(wr *write) int { return wr.attempt.Number }),
+	each("at", "bigint", func(wr *write) int64 { return wr.attempt.At.UnixMicro() }),
+	each("duration_us", "bigint", func(wr *write) int64 { return wr.attempt.Duration.Microseconds() }),
+	each("status", "int", func(wr *write) int { return wr.attempt.Status }),
+	each("class", "text", func(wr *write) string { return string(wr.attempt.Class) }),
+	each("error", "text", func(wr *write) string { return clean(wr.attempt.Error) }),
+	each("answer", "bytea", func(wr *write) []byte { return wr.attempt.Answer }),
+}
+
+var insertAttemptsQuery = `INSERT INTO attempts (` + attempted.names() + `) SELECT * FROM ` + attempted.rows()

@@ -161,7 +161,7 @@ var elsewhere = map[string]string{
 	"SELECT ":                           "of a transfer, which reads everything once",
 }
 
-var statement = regexp.MustCompile(`^\s*(SELECT|INSERT|UPDATE|DELETE|WITH)\b`)
+var statement = regexp.MustCompile(`^\s*(?:(?:SELECT|INSERT|UPDATE|DELETE)\b|WITH \w+ AS \()`)
 
 // A statement that is added to the package is explained, or it is said why not.
 func TestEveryStatementOfThePackageIsExplained(t *testing.T) {
