@@ -78,12 +78,12 @@ func (t *transaction) insert(_ context.Context, writes []*write) error {
 // no two processes wait for each other's keys. One that there is no room for
 // takes no key, but is told who holds it.
 func (t *transaction) claimKeys(ctx context.Context, writes []*write, free *int64) error {
-	var keyed, held []*write
+	var keyed, refused []*write
 	for _, wr := range writes {
 		switch {
 		case wr.key == nil:
 		case wr.req.Status == tandem.Pending && *free == 0:
-			held = append(held, wr)
+			refused = append(refused, wr)
 		default:
 			if wr.req.Status == tandem.Pending {
 				*free--
@@ -92,7 +92,7 @@ func (t *transaction) claimKeys(ctx context.Context, writes []*write, free *int6
 		}
 	}
 	if len(keyed) == 0 {
-		return t.findHolders(ctx, held)
+		return t.findHolders(ctx, refused)
 	}
 	slices.SortFunc(keyed, func(a, b *write) int {
 		return cmp.Or(strings.Compare(a.req.Owner, b.req.Owner), strings.Compare(a.key.Key, b.key.Key))
@@ -124,12 +124,12 @@ func (t *transaction) claimKeys(ctx context.Context, writes []*write, free *int6
 		if got[wr.req.ID] {
 			continue
 		}
-		held = append(held, wr)
+		refused = append(refused, wr)
 		if wr.req.Status == tandem.Pending {
 			*free++
 		}
 	}
-	return t.findHolders(ctx, held)
+	return t.findHolders(ctx, refused)
 }
 
 // findHolders answers those writes whose key could not be taken.

@@ -1,6 +1,7 @@
 package distributed
 
 import (
+	"cmp"
 	"context"
 	"time"
 
@@ -9,8 +10,76 @@ import (
 	"tandem"
 )
 
-// askSettle records delivery attempts, and ends the claims to them: one that
-// another process has claimed meanwhile is that one's to record. Of a callback
+// An attempt is made only by the process that has a lease of it, which is in the
+// request's row: it is given if the attempt is owed and nobody else's, it is gone
+// with the record of the attempt, and that of a process that has died ends with
+// its time. So two jobs of one request, wherever they run, make one attempt.
+//
+// A lease lasts as long as the attempt may, and attemptGrace. The process begins
+// the attempt within beginWithin of asking for the lease, or not at all: so the
+// attempt is over, too, before the lease is.
+const (
+	attemptGrace = rescueGrace
+	beginWithin  = jobGrace
+)
+
+// attemptLease is how long a process has the attempt that a request owes.
+func (b *Backend) attemptLease(req *tandem.Request) time.Duration {
+	return cmp.Or(req.Callback.Timeout, b.opts.CallbackTimeout) + attemptGrace
+}
+
+// leaseAttempt takes the attempt that a request owes for this process. It returns
+// CodeConflict if another has it or it is no longer owed.
+func (b *Backend) leaseAttempt(ctx context.Context, req *tandem.Request) error {
+	return b.writer.Do(ctx, &write{kind: leasing, req: *req}, nil)
+}
+
+// yieldAttempt ends this process's lease of an attempt that it has not recorded.
+func (b *Backend) yieldAttempt(ctx context.Context, req *tandem.Request) error {
+	return b.writer.Do(ctx, &write{kind: yielding, req: *req, job: b.deliverJobs.of(req.ID)}, nil)
+}
+
+func (t *transaction) askLease(_ context.Context, writes []*write) error {
+	t.ask(&t.first, "lease attempts", writes, leaseQuery, ids(writes), attemptsMade(writes),
+		column(writes, func(wr *write) int64 { return t.b.attemptLease(&wr.req).Microseconds() }), t.b.name)
+	return nil
+}
+
+// lease changes nothing more: who has an attempt is in no counter.
+func (t *transaction) lease(context.Context, []*write) error { return nil }
+
+const leaseQuery = `
+	UPDATE requests r SET attempt_by = $4, attempt_till = ` + postgresMicros + ` + u.lasts
+	FROM unnest($1::text[], $2::int[], $3::bigint[]) WITH ORDINALITY AS u(id, made, lasts, n)
+	WHERE r.id = u.id AND r.callback_state = 'pending' AND r.next_attempt_at IS NOT NULL AND r.attempts = u.made
+		AND (r.attempt_till IS NULL OR r.attempt_till <= ` + postgresMicros + `)
+	RETURNING u.n, r.callback_state`
+
+const postgresMicros = `(extract(epoch FROM clock_timestamp()) * 1000000)::bigint`
+
+func (t *transaction) yield(ctx context.Context, writes []*write) error {
+	err := t.query(ctx, "give attempts back", writes, yieldQuery, ids(writes), attemptsMade(writes), t.b.name)
+	for _, wr := range writes {
+		if wr.made && wr.job.held {
+			t.end(wr.job)
+			t.add(deliverJob(&wr.req), nil)
+		}
+	}
+	return err
+}
+
+const yieldQuery = `
+	UPDATE requests r SET attempt_by = NULL, attempt_till = NULL
+	FROM unnest($1::text[], $2::int[]) WITH ORDINALITY AS u(id, made, n)
+	WHERE r.id = u.id AND r.attempts = u.made AND r.attempt_by = $3
+	RETURNING u.n, r.callback_state`
+
+func attemptsMade(writes []*write) []int {
+	return column(writes, func(wr *write) int { return wr.req.Callback.Attempts })
+}
+
+// askSettle records delivery attempts, and ends their leases: one that another
+// process has a lease of by now is that one's to record. Of a callback
 // that is delivered anew, the status before is one of those that its outcome has;
 // the counters must know which.
 func (t *transaction) askSettle(_ context.Context, writes []*write) error {

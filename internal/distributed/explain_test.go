@@ -96,7 +96,7 @@ func queries() []explained {
 		{"failQuery", failQuery, []any{id, n, at, text, text, at}, 0},
 		{"releaseQuery", releaseQuery, []any{id, "pending"}, 0},
 		{"redeliverQuery", redeliverQuery, []any{id, text, text, at, at, n}, 0},
-		{"claimQuery", claimQuery, []any{id, n, at, "me"}, 0},
+		{"leaseQuery", leaseQuery, []any{id, n, at, "me"}, 0},
 		{"yieldQuery", yieldQuery, []any{id, n, "me"}, 0},
 		{"settleQuery", settleQuery, []any{id, text, n, text, text, n, at, n, text, "me"}, 0},
 		{"deleteJobsQuery", deleteJobsQuery, []any{[]int64{1, 2}}, 0},

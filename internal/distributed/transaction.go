@@ -36,7 +36,7 @@ func newTransaction(tx pgx.Tx, b *Backend, shard int) *transaction {
 func (t *transaction) run(ctx context.Context, batch []*write) error {
 	var byKind [lastKind + 1][]*write
 	for _, wr := range batch {
-		wr.made, wr.answer, wr.holder, wr.held = false, nil, "", 0 // it may have been tried before
+		wr.made, wr.answer, wr.holder, wr.heldJob = false, nil, "", 0 // it may have been tried before
 		if wr.note != nil && !wr.note.Take() {
 			continue
 		}
@@ -49,7 +49,7 @@ func (t *transaction) run(ctx context.Context, batch []*write) error {
 	}
 	// What every request comes by asks first, all together.
 	asks := [lastKind + 1]func(context.Context, []*write) error{
-		inserting: t.askInsert, starting: t.askStart, finishing: t.askFinish, claiming: t.askClaim, settling: t.askSettle,
+		inserting: t.askInsert, starting: t.askStart, finishing: t.askFinish, leasing: t.askLease, settling: t.askSettle,
 	}
 	for kind, ask := range asks {
 		if ask != nil && len(byKind[kind]) > 0 {
@@ -63,7 +63,7 @@ func (t *transaction) run(ctx context.Context, batch []*write) error {
 	}
 	steps := [lastKind + 1]func(context.Context, []*write) error{
 		inserting: t.insert, starting: t.start, requeuing: t.requeue, finishing: t.finish, failing: t.fail,
-		releasing: t.release, redelivering: t.redeliver, claiming: t.claim, yielding: t.yield, settling: t.settle, interrupting: t.interrupt, touching: t.touch,
+		releasing: t.release, redelivering: t.redeliver, leasing: t.lease, yielding: t.yield, settling: t.settle, interrupting: t.interrupt, touching: t.touch,
 	}
 	for kind, writes := range byKind {
 		if len(writes) == 0 {
@@ -228,8 +228,9 @@ func (t *transaction) finish(ctx context.Context, writes []*write) error {
 		for _, wr := range sync {
 			wr.state = wr.req.Callback.State
 		}
-		// Those that are on record after all: another writer has committed their
-		// beginning since the first statement looked.
+		// Those that are on record after all: their beginning was in an earlier
+		// transaction of this process, whose COMMIT went without an answer, and ended
+		// only after the first statement had looked.
 		if rest := left(sync); len(rest) > 0 {
 			var again pgx.Batch
 			t.askOutcomes(&again, rest)

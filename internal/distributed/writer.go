@@ -40,13 +40,13 @@ type write struct {
 	hold    time.Duration          // for how long the next job is held for this process; 0: it is anybody's
 
 	// What has come of it, as the batch sees it.
-	made   bool // it has changed its row
-	answer error
-	holder string        // of the key
-	before tandem.Status // of a settle: what its request stood at
-	seq    int64
-	held   int64                // the job that is held
-	state  tandem.CallbackState // of the row
+	made    bool // it has changed its row
+	answer  error
+	holder  string        // the request that has the key
+	before  tandem.Status // of a settle: what its request stood at
+	seq     int64
+	heldJob int64                // the job that is held for this process
+	state   tandem.CallbackState // of the row
 }
 
 // kind is what a write does. A transaction makes its writes in this order.
@@ -60,7 +60,7 @@ const (
 	failing
 	releasing
 	redelivering
-	claiming
+	leasing
 	yielding
 	settling
 	interrupting
