@@ -63,9 +63,20 @@ func TestAMigrationHoldsUpNobody(t *testing.T) {
 		t.Fatal(err)
 	}
 	migrated := make(chan error, 1)
-	go func() { migrated <- migrateTo(t.Context(), pool, slog.New(slog.DiscardHandler), files) }()
-	// Accepting does not stop while the migration has been refused several times.
-	for began := time.Now(); time.Since(began) < time.Second; {
+	refused := make(chan struct{}, migrationTries)
+	log := slog.New(warnings{refused})
+	go func() { migrated <- migrateTo(t.Context(), pool, log, files) }()
+	// Accepting does not stop while the migration is refused several times.
+	deadline := time.Now().Add(20 * time.Second)
+	for times := 0; times < 3; {
+		if time.Now().After(deadline) {
+			t.Fatalf("the migration was refused %d times, want three", times)
+		}
+		select {
+		case <-refused:
+			times++
+		default:
+		}
 		at := b.now()
 		req := &tandem.Request{ID: tandem.NewID(at), Mode: tandem.Async, Status: tandem.Pending, Workload: "wait", Lane: "io",
 			Complexity: 1, Data: []byte(`{}`), Callback: tandem.Callback{State: tandem.CallbackNone}, CreatedAt: at}
@@ -92,6 +103,20 @@ func TestAMigrationHoldsUpNobody(t *testing.T) {
 	if _, err := pool.Exec(t.Context(), `SELECT next_note FROM requests LIMIT 1`); err != nil {
 		t.Error(err)
 	}
+}
+
+// warnings is a log of nothing but that a migration waits for a table.
+type warnings struct{ of chan<- struct{} }
+
+func (w warnings) Enabled(_ context.Context, level slog.Level) bool { return level >= slog.LevelWarn }
+func (w warnings) WithAttrs([]slog.Attr) slog.Handler               { return w }
+func (w warnings) WithGroup(string) slog.Handler                    { return w }
+
+func (w warnings) Handle(_ context.Context, record slog.Record) error {
+	if strings.Contains(record.Message, "waits for a table") {
+		w.of <- struct{}{}
+	}
+	return nil
 }
 
 // How many requests wait is right whichever version has changed the counters:
