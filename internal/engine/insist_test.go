@@ -35,22 +35,10 @@ func onFull(t *testing.T, test func(t *testing.T, e *engine.Engine, f *full)) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &full{model: openModel(newTable(), 100)}
 		f.broken.Store(true)
-		registry := &work.Registry{}
-		err := registry.Register(work.Kind{Name: "quick", Class: work.Waits, Func: func(context.Context, work.Input) (json.RawMessage, error) {
+		e := engineOn(t, f, engine.Options{}, work.Kind{Name: "quick", Class: work.Waits, Func: func(context.Context, work.Input) (json.RawMessage, error) {
 			f.ran.Add(1)
 			return json.RawMessage(`{}`), nil
 		}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		guard, err := egress.New(egress.Options{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		e, err := engine.New(f, registry, guard, nil, nil, engine.Options{})
-		if err != nil {
-			t.Fatal(err)
-		}
 		ctx, stop := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- e.Run(ctx) }()
@@ -60,6 +48,32 @@ func onFull(t *testing.T, test func(t *testing.T, e *engine.Engine, f *full)) {
 			t.Error(err)
 		}
 	})
+}
+
+// engineOn is an engine on a backend that works the kinds, those of quickWork if
+// there are none, and delivers nothing.
+func engineOn(t *testing.T, b engine.Backend, opts engine.Options, kinds ...work.Kind) *engine.Engine {
+	t.Helper()
+	if len(kinds) == 0 {
+		kinds = []work.Kind{{Name: "quick", Class: work.Waits, Func: func(context.Context, work.Input) (json.RawMessage, error) {
+			return json.RawMessage(`{}`), nil
+		}}}
+	}
+	registry := &work.Registry{}
+	for _, kind := range kinds {
+		if err := registry.Register(kind); err != nil {
+			t.Fatal(err)
+		}
+	}
+	guard, err := egress.New(egress.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := engine.New(b, registry, guard, nil, nil, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e
 }
 
 var quickWork = engine.Submission{Workload: "quick", Complexity: 1, Data: []byte(`{}`)}

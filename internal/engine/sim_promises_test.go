@@ -383,8 +383,8 @@ func (w *world) checkAsked(rows map[string]tandem.Request) {
 			w.brokeLocked("r%d: its caller was told %s, on record is %s", a.n, describe(a.answer), describe(&r))
 		case a.canceled && (r.Failure == nil || r.Failure.Code != tandem.FailureCancelled):
 			w.brokeLocked("r%d was cancelled, on record is %s", a.n, describe(&r))
-		case a.safe && a.callback && r.Callback.State == tandem.CallbackNone:
-			w.brokeLocked("r%d was promised and owes no callback: %s", a.n, describe(&r))
+		case a.safe && (r.Waited || a.callback && r.Callback.State == tandem.CallbackNone):
+			w.brokeLocked("r%d was promised and is not treated so: %s", a.n, describe(&r))
 		}
 	}
 }

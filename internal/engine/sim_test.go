@@ -109,7 +109,7 @@ var raced bool
 // essential is what must have happened in some world, so that its absence of
 // faults means something.
 var essential = []string{
-	"accept", "accepted", "do", "done", "try", "try promised", "try answered", "replayed", "cancelled", "redelivered",
+	"accept", "accepted", "do", "done", "try", "try promised", "try answered", "replayed", "replayed as a promise", "cancelled", "redelivered",
 	"work", "work fails", "work panics", "receiver answers 200", "receiver answers 500", "receiver answers 410",
 	"crash", "stop", "storage fails", "caller leaves", "started again", "failed: crashed_worker",
 	"failed: interrupted", "failed: expired", "failed: cancelled", "failed: timeout", "given up",
