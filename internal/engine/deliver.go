@@ -16,7 +16,7 @@ import (
 func (e *Engine) Admit(host string) Admission { return e.hosts.admit(host, e.opts.Now()) }
 
 // Leave implements Steps.
-func (e *Engine) Leave(host string) { e.hosts.leave(host, e.opts.Now(), false, false) }
+func (e *Engine) Leave(host string) { e.hosts.leave(host, e.opts.Now(), callback.Silent) }
 
 // Breaker implements Steps.
 func (e *Engine) Breaker(host string) callback.Breaker { return e.hosts.breaker(host) }
@@ -40,7 +40,7 @@ func (e *Engine) Deliver(ctx context.Context, host string, req *tandem.Request) 
 		e.Leave(host)
 		return errHalted
 	}
-	e.hosts.leave(host, e.opts.Now(), true, !callback.CountsAgainstHost(answer))
+	e.hosts.leave(host, e.opts.Now(), callback.SignOf(answer))
 
 	attempt := tandem.Attempt{
 		Number:   number,
@@ -78,17 +78,18 @@ func (e *Engine) owed(ctx context.Context, req *tandem.Request) error {
 	return nil
 }
 
-// send makes the attempt on the wire. A body that cannot be built is an answer
-// too, so that such a callback is given up rather than tried for ever.
+// send makes the attempt on the wire. A message that cannot be written or signed
+// is an answer too, so that such a callback is seen to fail, and is given up rather
+// than tried for ever.
 func (e *Engine) send(ctx context.Context, req *tandem.Request, number int) callback.Answer {
 	now := e.now()
 	body, err := json.Marshal(event(req, number, now))
 	if err != nil {
-		return callback.Answer{At: now, Class: tandem.ClassProtocol, Error: "encode callback: " + err.Error()}
+		return callback.Answer{At: now, Class: tandem.ClassInternal, Error: "encode callback: " + err.Error()}
 	}
 	secrets := e.secrets(req.Owner)
 	if len(secrets) == 0 { // an unsigned callback could come from anybody
-		return callback.Answer{At: now, Class: tandem.ClassProtocol, Error: "there is no secret to sign the callback with"}
+		return callback.Answer{At: now, Class: tandem.ClassInternal, Error: "there is no secret to sign the callback with"}
 	}
 	return e.sender.Send(ctx, callback.Message{
 		URL:     req.Callback.URL,
