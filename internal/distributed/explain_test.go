@@ -108,6 +108,7 @@ func queries() []explained {
 		{"prunedCountQuery of one", prunedCountQuery("WHERE owner = $1"), []any{"ann"}, 0},
 		{"breakersQuery", breakersQuery, nil, 0},
 		{"probeQuery", probeQuery, []any{"host1", int64(1), int64(2)}, 0},
+		{"giveBackQuery", giveBackQuery, []any{"host1", int64(1)}, 0},
 		{"openQuery", openQuery, []any{"host1", int64(1)}, 0},
 		{"closeQuery", closeQuery, []any{"host1"}, 0},
 		{"forgetHostsQuery", forgetHostsQuery, []any{int64(5)}, 3 * mostRead}, // of 1,000 hosts
