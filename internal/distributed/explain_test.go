@@ -85,6 +85,8 @@ func queries() []explained {
 		{"forgetRatesQuery", forgetRatesQuery, nil, 0},
 		{"settledQuery", settledQuery, []any{int64(1000), "async", "completed", int64(0), 500}, 2 * mostRead},
 		{"settledQuery of none", settledQuery, []any{int64(1000), "async", "callback_failed", int64(0), 500}, 0},
+		{"owedBeforeQuery", owedBeforeQuery, []any{int64(1000), int64(1000), int64(0), agePage}, 0},
+		{"giveUpQuery", giveUpQuery, []any{at, int64(1000), int64(1000), "why"}, 0},
 		{"deleteQuery", deleteQuery, []any{at}, 0},
 		{"deleteAttemptsQuery", deleteAttemptsQuery, []any{id}, 0},
 		{"deleteKeysQuery", deleteKeysQuery, []any{id}, 0},

@@ -62,6 +62,7 @@ func (b *Backend) Run(ctx context.Context, steps engine.Steps) error {
 	var loops sync.WaitGroup
 	loops.Go(func() { r.every(expiryCheck, "failing expired requests", r.expire) })
 	loops.Go(func() { r.every(overdueCheck, "failing interrupted requests", r.failOverdue) })
+	loops.Go(func() { r.every(ageCheck, "giving up callbacks that are too old", r.giveUp) })
 	loops.Go(func() { r.every(time.Minute, "deleting what is too old", r.forget) })
 	loops.Go(func() { r.every(restoreCheck, "making lost jobs again", b.restore) })
 	if b.opts.Retain > 0 {

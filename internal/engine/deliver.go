@@ -24,6 +24,20 @@ func (e *Engine) Breaker(host string) callback.Breaker { return e.hosts.breaker(
 // SetBreaker implements Steps.
 func (e *Engine) SetBreaker(host string, b callback.Breaker) { e.hosts.setBreaker(host, b) }
 
+// postponed is for how long an attempt that is due may be put off, at least,
+// before its callback is given up for its age. What was planned is so tried once,
+// if its host lets it: after a restart, too.
+const postponed = time.Minute
+
+// TooOld implements Steps.
+func (e *Engine) TooOld() (owed, due time.Time) {
+	now, maxAge := e.opts.Now(), e.opts.Policy.MaxAge
+	if maxAge == 0 || now.Sub(e.started) < postponed {
+		return time.Time{}, time.Time{}
+	}
+	return now.Add(-maxAge), now.Add(-postponed)
+}
+
 // Deliver implements Steps. It makes one attempt and records what came of it:
 // delivered, due again at Callback.NextAt, or given up.
 func (e *Engine) Deliver(ctx context.Context, host string, req *tandem.Request) error {

@@ -24,6 +24,8 @@ type steps struct {
 	// host admits, and every attempt delivers.
 	admit   func(host string) engine.Admission
 	deliver func(req *tandem.Request)
+	// tooOld, if set, says which callbacks are too old; without it none is.
+	tooOld func() (owed, due time.Time)
 
 	processed chan string // ids, in the order of their outcome
 	delivered chan string
@@ -79,6 +81,13 @@ func (st *steps) Admit(host string) engine.Admission {
 }
 
 func (st *steps) Leave(string) {}
+
+func (st *steps) TooOld() (owed, due time.Time) {
+	if st.tooOld != nil {
+		return st.tooOld()
+	}
+	return time.Time{}, time.Time{}
+}
 
 func (st *steps) Deliver(ctx context.Context, host string, req *tandem.Request) error {
 	if req.Status == "" {

@@ -27,7 +27,7 @@ type Opener func(t *testing.T, place string, opts Options) engine.Backend
 
 // Exercise runs the whole suite.
 func Exercise(t *testing.T, open Opener) {
-	for _, c := range slices.Concat(writes, claims, acts, reads, runs) {
+	for _, c := range slices.Concat(writes, claims, acts, reads, runs, ages) {
 		t.Run(c.rule, func(t *testing.T) {
 			t.Parallel()
 			c.test(&suite{T: t, open: open, place: t.TempDir()})
