@@ -31,7 +31,13 @@ type process struct {
 
 func startProcess(t *testing.T, database string, registry *work.Registry) process {
 	t.Helper()
-	backend := open(t, database, distributed.Options{})
+	return startSized(t, database, registry, 512)
+}
+
+// startSized starts one with so many slots for work that waits.
+func startSized(t *testing.T, database string, registry *work.Registry, slots int) process {
+	t.Helper()
+	backend := open(t, database, distributed.Options{Slots: map[string]int{work.Waits.String(): slots}})
 	guard, err := egress.New(egress.Options{LoopbackAnyPort: true})
 	if err != nil {
 		t.Fatal(err)
@@ -40,7 +46,7 @@ func startProcess(t *testing.T, database string, registry *work.Registry) proces
 	t.Cleanup(sender.Close)
 	secrets := []webhook.Secret{webhook.NewSecret()}
 	e, err := engine.New(backend, registry, guard, sender, func(string) []webhook.Secret { return secrets }, engine.Options{
-		Policy: callback.Policy{Base: 50 * time.Millisecond, Cap: 50 * time.Millisecond, Attempts: 3, MaxAge: time.Minute}})
+		IOConcurrency: slots, Policy: callback.Policy{Base: 50 * time.Millisecond, Cap: 50 * time.Millisecond, Attempts: 3, MaxAge: time.Minute}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -53,7 +53,7 @@ func (r *runner) mayStart(req *tandem.Request) bool {
 	if r == nil || r.ctx.Err() != nil || req.Mode != tandem.Async || req.Status != tandem.Pending || req.NotBefore.After(r.b.now()) {
 		return false
 	}
-	if r.b.isPaused(processQueue(req.Lane)) || r.waiting(req.Lane).Load() > 0 || !r.running.mayBegin() {
+	if r.b.isPaused(processQueue(req.Lane)) || !r.line(req.Lane).isEmpty() || !r.running.mayBegin() {
 		return false
 	}
 	if r.steps.Reserve(store.AtOnce, req.Lane) != nil {

@@ -141,7 +141,7 @@ type processWorker struct {
 }
 
 func (w *processWorker) Work(ctx context.Context, job *river.Job[processArgs]) error {
-	return w.r.process(ctx, job.Args.ID, job.ID)
+	return w.r.process(ctx, job.Args.ID, age{job.ScheduledAt, job.ID})
 }
 
 // NextRetry is for a job whose process has died: at once.

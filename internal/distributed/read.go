@@ -289,9 +289,9 @@ func holderOf(ctx context.Context, in interface {
 
 const holderQuery = `SELECT request_id, fingerprint FROM idempotency_keys WHERE owner = $1 AND key = $2 AND created_at >= $3`
 
-// expired returns pending requests whose time is over.
-func (b *Backend) expired(ctx context.Context) ([]row, error) {
-	rows, err := b.query(ctx, expiredQuery, b.now().UnixMicro())
+// expired returns pending requests whose time was over at the given one.
+func (b *Backend) expired(ctx context.Context, at time.Time) ([]row, error) {
+	rows, err := b.query(ctx, expiredQuery, at.UnixMicro())
 	if err != nil {
 		return nil, fmt.Errorf("read expired requests: %w", err)
 	}

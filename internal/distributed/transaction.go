@@ -3,6 +3,7 @@ package distributed
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -41,6 +42,11 @@ func (t *transaction) run(ctx context.Context, batch []*write) error {
 			continue
 		}
 		byKind[wr.kind] = append(byKind[wr.kind], wr)
+	}
+	// All processes lock rows in this order: the kinds in theirs, and those of one
+	// kind by the ids of the requests. Inserts wait for nobody's rows.
+	for _, writes := range byKind[inserting+1:] {
+		slices.SortStableFunc(writes, func(a, b *write) int { return strings.Compare(a.req.ID, b.req.ID) })
 	}
 	// What every request comes by asks first, all together.
 	asks := [lastKind + 1]func(context.Context, []*write) error{

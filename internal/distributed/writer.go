@@ -99,7 +99,10 @@ func (w *writer) run(context.Context) {
 func (w *writer) commit(batch []*write, answers []error, shard int) error {
 	now := together(batch, answers)
 	err := w.try(now, shard)
-	if errors.Is(err, errNotBegun) && !errors.Is(err, context.DeadlineExceeded) { // on a connection that had been lost before
+	switch {
+	case errors.Is(err, errNotBegun) && !errors.Is(err, context.DeadlineExceeded): // on a connection that had been lost before
+		err = w.try(now, shard)
+	case isCode(err, deadlockDetected): // which none of the writes is to blame for: the other process goes first
 		err = w.try(now, shard)
 	}
 	if err != nil {
