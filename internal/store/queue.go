@@ -96,17 +96,19 @@ func NewQueue[W any](log *slog.Logger, metrics prometheus.Registerer) (*Queue[W]
 // Do queues a write and waits until its outcome is certain. If ctx ends first
 // the write stays queued and the error is CodeUnknown. then, if it is not nil,
 // is told the outcome before Do returns it, and whether somebody still waits for
-// it or not; but not if the write could not be queued. It runs on Run's
-// goroutine and must not block.
+// it or not. It runs on Run's goroutine, or on the caller's if the write could not
+// be queued, and must not block.
 func (q *Queue[W]) Do(ctx context.Context, write W, then func(error)) error {
 	outcome := make(chan error, 1)
+	if then == nil {
+		then = func(error) {}
+	}
 	err := q.post(ctx, entry[W]{write, func(err error) {
-		if then != nil {
-			then(err)
-		}
+		then(err)
 		outcome <- err
 	}})
 	if err != nil {
+		then(err)
 		return err
 	}
 	select {

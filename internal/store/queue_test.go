@@ -225,9 +225,13 @@ func TestAFullQueueMakesCallersWait(t *testing.T) {
 		}
 		brief, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		err := q.Do(brief, -1, func(err error) { t.Errorf("a write that was not queued is told %v", err) })
+		var told error
+		err := q.Do(brief, -1, func(err error) { told = err })
 		if fault, ok := err.(*tandem.Error); !ok || fault.Code != tandem.CodeUnavailable || fault.RetryAfter <= 0 {
 			t.Errorf("a caller that cannot wait is told %#v", err)
+		}
+		if told != err {
+			t.Errorf("what follows from a write that was not queued is told %v, want what its caller is told", told)
 		}
 		patient := make(chan error, 1)
 		go func() { patient <- q.Do(t.Context(), room, nil) }()
