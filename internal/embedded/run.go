@@ -231,11 +231,12 @@ func (r *runner) expire(ctx context.Context) {
 		if err != nil && ctx.Err() == nil {
 			r.backend.log.Error("reading expired requests failed, trying again", "error", err)
 		}
-		for _, req := range expired {
+		err = store.Each(expired, func(req *tandem.Request) error {
 			engine.Expire(req, r.backend.opts.Now())
-			if err := r.backend.Fail(ctx, req); err != nil && tandem.CodeOf(err) != tandem.CodeConflict && ctx.Err() == nil {
-				r.backend.log.Error("an expired request could not be failed, trying again", "request_id", req.ID, "error", err)
-			}
+			return r.backend.Fail(ctx, req)
+		})
+		if err != nil && ctx.Err() == nil {
+			r.backend.log.Error("failing expired requests failed, trying again", "error", err)
 		}
 	}
 }
