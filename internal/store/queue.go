@@ -119,15 +119,17 @@ func (q *Queue[W]) Do(ctx context.Context, write W, then func(error)) error {
 	}
 }
 
-// Note queues a write whose outcome nobody waits for. So as not to cost a commit
-// of its own, it waits a moment for a write to share one with.
-func (q *Queue[W]) Note(write W) error {
-	return q.post(context.Background(), entry[W]{write: write})
-}
+// Note queues a write whose outcome nobody waits for, and does not wait itself: it
+// returns an error, and the write is lost, while the queue is full. So as not to
+// cost a commit of its own, what is queued waits a moment for a write to share one
+// with.
+func (q *Queue[W]) Note(write W) error { return q.post(AtOnce, entry[W]{write: write}) }
 
-// post queues a write; it blocks while the queue is full.
+// post queues a write; it blocks while the queue is full, until ctx ends.
 func (q *Queue[W]) post(ctx context.Context, e entry[W]) error {
-	q.closing.RLock()
+	if !q.closing.TryRLock() { // only Close holds it, or waits for those who are ahead of it
+		return engine.ErrClosed
+	}
 	defer q.closing.RUnlock()
 	if q.closed {
 		return engine.ErrClosed
