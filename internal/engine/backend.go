@@ -79,7 +79,8 @@ type Store interface {
 	// what the watch holds.
 	Watch(id string) (worked <-chan struct{}, stop func())
 	// Backlog returns how many accepted requests wait to be started, and since
-	// when the oldest of them does; zero time if none.
+	// when the oldest of them does; zero time if none. One waits from its NotBefore
+	// on, not before.
 	Backlog(ctx context.Context) (n int, oldest time.Time, err error)
 	// Ready returns nil if the store can be written.
 	Ready(ctx context.Context) error
