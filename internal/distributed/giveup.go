@@ -24,13 +24,22 @@ const (
 )
 
 // giveUp gives up the callbacks that are too old, but for those that are claimed
-// for an attempt. It goes through what is owed from the oldest request on, and
-// ends where they were accepted later than what is too old has been owed: so its
-// cost does not grow with the callbacks that are owed and not too old.
+// for an attempt. The process that leads the queue comes first.
+//
+// It goes through what is owed from the oldest request on, and ends where they
+// were accepted later than what is too old has been owed: so its cost does not
+// grow with the callbacks that are owed and not too old.
 func (r *runner) giveUp(ctx context.Context) error {
 	owed, due := r.steps.TooOld()
 	if owed.IsZero() {
 		return nil
+	}
+	leads, err := r.b.leads(ctx)
+	if err != nil {
+		return err
+	}
+	if !leads {
+		due = due.Add(-standIn)
 	}
 	began, given := time.Now(), 0
 	for after, more := int64(0), true; more; {

@@ -146,6 +146,45 @@ func (d *deliveries) settled(id string) {
 	d.release(id)
 }
 
+// takeBack takes callbacks out of the queues of their hosts, and returns those that
+// the caller holds now, for settled or leave: not those that others hold, who are
+// attempting them or about to queue them.
+func (d *deliveries) takeBack(all []overdue) (taken []overdue) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	wanted, hosts := make(map[string]bool, len(all)), make(map[string]bool)
+	for _, o := range all {
+		wanted[o.id], hosts[o.host] = true, true
+	}
+	queued := make(map[string]bool)
+	for name := range hosts {
+		h := d.hosts[name]
+		if h == nil {
+			continue
+		}
+		h.debts = slices.DeleteFunc(h.debts, func(owed debt) bool {
+			if !wanted[owed.id] {
+				return false
+			}
+			queued[owed.id] = true
+			if owed.req != nil {
+				d.loaded--
+			}
+			return true
+		})
+	}
+	for _, o := range all {
+		if !queued[o.id] && d.held[o.id] == 0 { // it is on disk only
+			d.held[o.id] = 1
+			queued[o.id] = true
+		}
+		if queued[o.id] {
+			taken = append(taken, o)
+		}
+	}
+	return taken
+}
+
 // takeUp begins with a host to which callbacks are owed, on disk.
 func (d *deliveries) takeUp(host string) {
 	d.mu.Lock()

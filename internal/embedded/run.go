@@ -50,6 +50,7 @@ func (b *Backend) Run(ctx context.Context, steps engine.Steps) error {
 	}
 	loops.Go(func() { b.deliveries.run(ctx, steps, r.deliver) })
 	loops.Go(func() { r.expire(ctx) })
+	loops.Go(func() { r.giveUp(ctx) })
 	loops.Go(func() { r.forgetKeys(ctx) })
 	if b.opts.Retain > 0 {
 		loops.Go(func() { r.prune(ctx) })
