@@ -491,10 +491,12 @@ func (m *model) Backlog(context.Context) (n int, oldest time.Time, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, r := range m.order {
-		if r.Mode == tandem.Async && r.Status == tandem.Pending {
-			if n++; n == 1 {
-				oldest = r.CreatedAt
-			}
+		since := later(r.NotBefore, r.CreatedAt)
+		if r.Mode != tandem.Async || r.Status != tandem.Pending || since.After(m.now()) {
+			continue
+		}
+		if n++; n == 1 || since.Before(oldest) {
+			oldest = since
 		}
 	}
 	return n, oldest, nil
