@@ -51,6 +51,8 @@ func (s *slots) Reserve(ctx context.Context, _ string) error {
 
 func (s *slots) Unreserve(string) { s.free <- struct{}{} }
 
+func (s *slots) TooOld() (owed, due time.Time) { return time.Time{}, time.Time{} }
+
 func (s *slots) Process(_ context.Context, req *tandem.Request) error {
 	s.begun <- req
 	<-s.end
