@@ -63,4 +63,5 @@ const (
 	ClassGone     ErrorClass = "gone"         // 410: the receiver wants no more
 	ClassLimited  ErrorClass = "rate_limited" // 429
 	ClassServer   ErrorClass = "5xx"
+	ClassInternal ErrorClass = "internal" // our fault: it could not be written or signed, and was not sent
 )

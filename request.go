@@ -62,13 +62,17 @@ type Request struct {
 	Epoch  int // raised by every start; fences a late worker's outcome
 }
 
-// QueueTime is how long the request waited before its work began, or zero if
-// it has not begun.
+// QueueTime is how long the request waited for its work to begin, once that was
+// allowed to, or zero if it has not begun.
 func (r *Request) QueueTime() time.Duration {
 	if r.StartedAt.IsZero() {
 		return 0
 	}
-	return max(0, r.StartedAt.Sub(r.CreatedAt))
+	waits := r.CreatedAt
+	if r.NotBefore.After(waits) {
+		waits = r.NotBefore
+	}
+	return max(0, r.StartedAt.Sub(waits))
 }
 
 // ProcessingTime is how long the work ran, or zero if it has not ended or

@@ -85,6 +85,8 @@ func TestTimesThatAreNotYetKnownTakeNoTime(t *testing.T) {
 	}{
 		{"not begun", Request{CreatedAt: at}, 0, 0},
 		{"begun", Request{CreatedAt: at, StartedAt: at.Add(2 * time.Second)}, 2 * time.Second, 0},
+		{"begun at a time that was asked for", Request{CreatedAt: at, NotBefore: at.Add(time.Hour), StartedAt: at.Add(time.Hour + time.Second)}, time.Second, 0},
+		{"that time was over", Request{CreatedAt: at, NotBefore: at.Add(-time.Hour), StartedAt: at.Add(2 * time.Second)}, 2 * time.Second, 0},
 		{"worked", Request{CreatedAt: at, StartedAt: at.Add(2 * time.Second), WorkedAt: at.Add(5 * time.Second)}, 2 * time.Second, 3 * time.Second},
 		{"failed without a start", Request{CreatedAt: at, WorkedAt: at.Add(time.Second)}, 0, 0},
 		{"a clock that was set back", Request{CreatedAt: at, StartedAt: at.Add(-time.Second), WorkedAt: at.Add(-2 * time.Second)}, 0, 0},

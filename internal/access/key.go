@@ -35,13 +35,12 @@ type Secret struct {
 
 var nameForm = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,63}$`)
 
-// ErrName is what CheckName returns.
-var ErrName = errors.New("must be 1 to 64 of a-z, 0-9, dot, dash and underscore, beginning with a letter or digit")
+var errName = errors.New("must be 1 to 64 of a-z, 0-9, dot, dash and underscore, beginning with a letter or digit")
 
-// CheckName returns ErrName for what cannot be the name of a key.
+// CheckName says what is wrong with a name that no key can have.
 func CheckName(name string) error {
 	if !nameForm.MatchString(name) {
-		return ErrName
+		return errName
 	}
 	return nil
 }

@@ -45,30 +45,48 @@ func (v Verdict) String() string {
 // egress guard refuses may be another one when the name is resolved next.
 func Judge(a Answer) Verdict { return judgements[a.Class].verdict }
 
-// CountsAgainstHost reports whether an answer is a sign that its host is ill:
-// no connection, no proper answer, 5xx or 429. Other 4xx and redirects are the
-// answers of a healthy host to one caller's URL, and must not close the host to
-// the others; a refused address and an interrupted attempt say nothing about it.
-func CountsAgainstHost(a Answer) bool {
-	return !a.Interrupted && judgements[a.Class].againstHost
+// Sign is what an attempt tells of its host's health.
+type Sign int
+
+const (
+	Silent Sign = iota // nothing: it was not sent, or was cut off
+	Well
+	Ill
+)
+
+func (s Sign) String() string {
+	return [...]string{"silent", "well", "ill"}[s]
+}
+
+// SignOf says whether the host of an answer is ill: it gave no connection, no
+// proper answer, a 5xx or 429. Other 4xx and redirects are the answers of a
+// healthy host to one caller's URL, and must not close the host to the others. A
+// refused address, a fault of ours and an interrupted attempt say nothing about
+// it: they neither open a breaker nor close one.
+func SignOf(a Answer) Sign {
+	if a.Interrupted {
+		return Silent
+	}
+	return judgements[a.Class].sign
 }
 
 // judgements is the one table of what follows from each class. A class that is
-// not in it is tried again and held against nobody.
+// not in it is tried again and says nothing about the host.
 var judgements = map[tandem.ErrorClass]struct {
-	verdict     Verdict
-	againstHost bool
+	verdict Verdict
+	sign    Sign
 }{
-	tandem.ClassNone:     {Delivered, false},
-	tandem.ClassDNS:      {Retry, true},
-	tandem.ClassConnect:  {Retry, true},
-	tandem.ClassTLS:      {Retry, true},
-	tandem.ClassTimeout:  {Retry, true},
-	tandem.ClassProtocol: {Retry, true},
-	tandem.ClassDenied:   {Retry, false},
-	tandem.ClassRedirect: {Retry, false},
-	tandem.ClassClient:   {Retry, false},
-	tandem.ClassGone:     {Stop, false},
-	tandem.ClassLimited:  {Retry, true},
-	tandem.ClassServer:   {Retry, true},
+	tandem.ClassNone:     {Delivered, Well},
+	tandem.ClassDNS:      {Retry, Ill},
+	tandem.ClassConnect:  {Retry, Ill},
+	tandem.ClassTLS:      {Retry, Ill},
+	tandem.ClassTimeout:  {Retry, Ill},
+	tandem.ClassProtocol: {Retry, Ill},
+	tandem.ClassDenied:   {Retry, Silent},
+	tandem.ClassRedirect: {Retry, Well},
+	tandem.ClassClient:   {Retry, Well},
+	tandem.ClassGone:     {Stop, Well},
+	tandem.ClassLimited:  {Retry, Ill},
+	tandem.ClassServer:   {Retry, Ill},
+	tandem.ClassInternal: {Retry, Silent},
 }

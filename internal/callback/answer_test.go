@@ -9,34 +9,35 @@ import (
 )
 
 // What follows from each status, for every status that IANA has registered and
-// both sides of every border. "yes" in the last column means that the answer
-// counts against its host.
+// both sides of every border.
 func TestEveryStatus(t *testing.T) {
 	const (
 		delivered = callback.Delivered
 		retry     = callback.Retry
 		stop      = callback.Stop
+		well      = callback.Well
+		ill       = callback.Ill
 	)
 	tests := []struct {
 		from, to int
 		class    tandem.ErrorClass
 		verdict  callback.Verdict
-		against  bool
+		sign     callback.Sign
 	}{
-		{-1, 99, tandem.ClassProtocol, retry, true},    // not HTTP
-		{100, 199, tandem.ClassProtocol, retry, true},  // not final: Continue, Switching Protocols, Early Hints
-		{200, 299, tandem.ClassNone, delivered, false}, // OK, Created, Accepted, No Content ... and unregistered ones
-		{300, 399, tandem.ClassRedirect, retry, false}, // never followed
-		{400, 407, tandem.ClassClient, retry, false},   // Bad Request ... Proxy Authentication Required
-		{408, 408, tandem.ClassClient, retry, false},   // Request Timeout: an answer all the same
-		{409, 409, tandem.ClassClient, retry, false},   // Conflict
-		{410, 410, tandem.ClassGone, stop, false},      // Gone: wants no more
-		{411, 424, tandem.ClassClient, retry, false},   // Length Required ... Failed Dependency
-		{425, 428, tandem.ClassClient, retry, false},   // Too Early ... Precondition Required
-		{429, 429, tandem.ClassLimited, retry, true},   // Too Many Requests
-		{430, 499, tandem.ClassClient, retry, false},   // 431, 451, and what proxies invent
-		{500, 599, tandem.ClassServer, retry, true},    // Internal Server Error ... and Cloudflare's 52x
-		{600, 1000, tandem.ClassProtocol, retry, true}, // not HTTP
+		{-1, 99, tandem.ClassProtocol, retry, ill},    // not HTTP
+		{100, 199, tandem.ClassProtocol, retry, ill},  // not final: Continue, Switching Protocols, Early Hints
+		{200, 299, tandem.ClassNone, delivered, well}, // OK, Created, Accepted, No Content ... and unregistered ones
+		{300, 399, tandem.ClassRedirect, retry, well}, // never followed
+		{400, 407, tandem.ClassClient, retry, well},   // Bad Request ... Proxy Authentication Required
+		{408, 408, tandem.ClassClient, retry, well},   // Request Timeout: an answer all the same
+		{409, 409, tandem.ClassClient, retry, well},   // Conflict
+		{410, 410, tandem.ClassGone, stop, well},      // Gone: wants no more
+		{411, 424, tandem.ClassClient, retry, well},   // Length Required ... Failed Dependency
+		{425, 428, tandem.ClassClient, retry, well},   // Too Early ... Precondition Required
+		{429, 429, tandem.ClassLimited, retry, ill},   // Too Many Requests
+		{430, 499, tandem.ClassClient, retry, well},   // 431, 451, and what proxies invent
+		{500, 599, tandem.ClassServer, retry, ill},    // Internal Server Error ... and Cloudflare's 52x
+		{600, 1000, tandem.ClassProtocol, retry, ill}, // not HTTP
 	}
 	seen := -2
 	for _, tt := range tests {
@@ -52,8 +53,8 @@ func TestEveryStatus(t *testing.T) {
 			if got := callback.Judge(a); got != tt.verdict {
 				t.Errorf("%d: got verdict %v, want %v", status, got, tt.verdict)
 			}
-			if got := callback.CountsAgainstHost(a); got != tt.against {
-				t.Errorf("%d: got counts against host %v, want %v", status, got, tt.against)
+			if got := callback.SignOf(a); got != tt.sign {
+				t.Errorf("%d: the host is %v, want %v", status, got, tt.sign)
 			}
 		}
 	}
@@ -61,16 +62,17 @@ func TestEveryStatus(t *testing.T) {
 
 func TestEveryErrorWithoutAnAnswer(t *testing.T) {
 	tests := []struct {
-		class   tandem.ErrorClass
-		against bool
+		class tandem.ErrorClass
+		sign  callback.Sign
 	}{
-		{tandem.ClassDNS, true},
-		{tandem.ClassConnect, true},
-		{tandem.ClassTLS, true},
-		{tandem.ClassTimeout, true},
-		{tandem.ClassProtocol, true},
-		{tandem.ClassDenied, false},
-		{"one that a later version wrote", false},
+		{tandem.ClassDNS, callback.Ill},
+		{tandem.ClassConnect, callback.Ill},
+		{tandem.ClassTLS, callback.Ill},
+		{tandem.ClassTimeout, callback.Ill},
+		{tandem.ClassProtocol, callback.Ill},
+		{tandem.ClassDenied, callback.Silent},
+		{tandem.ClassInternal, callback.Silent},
+		{"one that a later version wrote", callback.Silent},
 	}
 	for _, tt := range tests {
 		t.Run(string(tt.class), func(t *testing.T) {
@@ -78,12 +80,12 @@ func TestEveryErrorWithoutAnAnswer(t *testing.T) {
 			if got := callback.Judge(a); got != callback.Retry {
 				t.Errorf("got verdict %v, want retry", got)
 			}
-			if got := callback.CountsAgainstHost(a); got != tt.against {
-				t.Errorf("got counts against host %v, want %v", got, tt.against)
+			if got := callback.SignOf(a); got != tt.sign {
+				t.Errorf("the host is %v, want %v", got, tt.sign)
 			}
 			a.Interrupted = true
-			if callback.CountsAgainstHost(a) {
-				t.Error("an interrupted attempt counts against its host")
+			if got := callback.SignOf(a); got != callback.Silent {
+				t.Errorf("after an interrupted attempt the host is %v, want %v", got, callback.Silent)
 			}
 		})
 	}

@@ -21,8 +21,8 @@ type Breaker struct {
 	Failures int       // in a row, while closed
 	OpenTill time.Time // zero while closed
 	// ProbeTill is when the probe that is under way is given up for lost; zero
-	// if none is. An attempt whose process died, or that was interrupted, is
-	// never recorded and must not close its host for ever.
+	// if none is. An attempt whose process died is never recorded, and must not
+	// close its host for ever.
 	ProbeTill time.Time
 }
 
@@ -34,17 +34,6 @@ const (
 	Open     BreakerState = "open"
 	HalfOpen BreakerState = "half_open"
 )
-
-// Admission is a Breaker's answer to one attempt that wants to be made.
-type Admission struct {
-	Allowed bool
-	// Probe says that the attempt was let through to find out: it is the only
-	// one under way until its outcome is recorded.
-	Probe bool
-	// Until is, if the attempt is not allowed, when to ask again. While a probe
-	// is under way that is the latest such time: its outcome may come sooner.
-	Until time.Time
-}
 
 // State returns where b stands at the given time.
 func (b Breaker) State(now time.Time) BreakerState {
@@ -59,38 +48,43 @@ func (b Breaker) State(now time.Time) BreakerState {
 }
 
 // Admit asks whether an attempt may be made now. If it may, and is a probe, the
-// Breaker it returns keeps others back until Record; so an owner asks only for
-// an attempt that it goes on to make.
-func (b Breaker) Admit(now time.Time) (Breaker, Admission) {
+// Breaker it returns keeps others back until Record. If it may not, until is when
+// to ask again; while a probe is under way that is the latest such time: its
+// outcome may come sooner.
+func (b Breaker) Admit(now time.Time) (_ Breaker, ok bool, until time.Time) {
 	b = b.clamp(now)
 	switch b.State(now) {
 	case Closed:
-		return b, Admission{Allowed: true}
+		return b, true, time.Time{}
 	case Open:
-		return b, Admission{Until: b.OpenTill}
+		return b, false, b.OpenTill
 	}
 	if now.Before(b.ProbeTill) {
-		return b, Admission{Until: b.ProbeTill}
+		return b, false, b.ProbeTill
 	}
 	b.ProbeTill = now.Add(BreakerProbe)
-	return b, Admission{Allowed: true, Probe: true}
+	return b, true, time.Time{}
 }
 
-// Record notes the outcome of an attempt that was allowed: ok is false if it
-// counts against the host. Attempts that were under way when b opened may still
-// come in; their failures do not keep it open for longer.
-func (b Breaker) Record(now time.Time, ok bool) Breaker {
-	if ok {
-		return Breaker{}
-	}
+// Record notes what an attempt that was allowed has told of the host; Silent, if
+// it was not made after all: then another may find out at once. Attempts that were
+// under way when b opened may still come in; their failures do not keep it open
+// for longer.
+func (b Breaker) Record(now time.Time, sign Sign) Breaker {
 	b = b.clamp(now)
-	switch b.State(now) {
-	case Closed:
+	state := b.State(now)
+	switch {
+	case sign == Silent:
+		b.ProbeTill = time.Time{}
+		return b
+	case sign == Well:
+		return Breaker{}
+	case state == Closed:
 		if b.Failures++; b.Failures >= BreakerFailures {
 			return Breaker{OpenTill: now.Add(BreakerOpen)}
 		}
 		return b
-	case Open:
+	case state == Open:
 		return b
 	default:
 		return Breaker{OpenTill: now.Add(BreakerOpen)}

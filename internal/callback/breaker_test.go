@@ -11,7 +11,7 @@ import (
 // outcome comes in.
 type step struct {
 	at   time.Duration
-	do   string        // "ok", "fail", "pass" (allowed), "probe" (allowed as one), "wait" (refused)
+	do   string        // "ok", "fail", "none" (no sign), "pass" (allowed), "wait" (refused)
 	till time.Duration // for "wait": until when
 }
 
@@ -42,40 +42,44 @@ func TestBreaker(t *testing.T) {
 
 		{"just before the minute is over it is open", after(open, step{60*s - 1, "wait", 60 * s}), 60*s - 1, callback.Open},
 		{"after a minute it is half-open", open, 60 * s, callback.HalfOpen},
-		{"and lets one probe through", after(open, step{60 * s, "probe", 0}), 60 * s, callback.HalfOpen},
-		{"and one only", after(open, step{60 * s, "probe", 0}, step{61 * s, "wait", 120 * s}, step{62 * s, "wait", 120 * s}), 62 * s, callback.HalfOpen},
-		{"a probe's success closes it", after(open, step{60 * s, "probe", 0}, step{61 * s, "ok", 0}, step{61 * s, "pass", 0}, step{61 * s, "pass", 0}), 61 * s, callback.Closed},
-		{"and the count starts again", after(after(open, step{60 * s, "probe", 0}, step{61 * s, "ok", 0}), after(fails(4, 62*s), step{62 * s, "pass", 0})...), 62 * s, callback.Closed},
-		{"a probe's failure opens it for another minute", after(open, step{60 * s, "probe", 0}, step{65 * s, "fail", 0}, step{66 * s, "wait", 125 * s}), 125*s - 1, callback.Open},
-		{"after which the next probe goes", after(open, step{60 * s, "probe", 0}, step{65 * s, "fail", 0}, step{125 * s, "probe", 0}), 125 * s, callback.HalfOpen},
+		{"and lets one probe through", after(open, step{60 * s, "pass", 0}), 60 * s, callback.HalfOpen},
+		{"and one only", after(open, step{60 * s, "pass", 0}, step{61 * s, "wait", 120 * s}, step{62 * s, "wait", 120 * s}), 62 * s, callback.HalfOpen},
+		{"a probe's success closes it", after(open, step{60 * s, "pass", 0}, step{61 * s, "ok", 0}, step{61 * s, "pass", 0}, step{61 * s, "pass", 0}), 61 * s, callback.Closed},
+		{"and the count starts again", after(after(open, step{60 * s, "pass", 0}, step{61 * s, "ok", 0}), after(fails(4, 62*s), step{62 * s, "pass", 0})...), 62 * s, callback.Closed},
+		{"a probe's failure opens it for another minute", after(open, step{60 * s, "pass", 0}, step{65 * s, "fail", 0}, step{66 * s, "wait", 125 * s}), 125*s - 1, callback.Open},
+		{"after which the next probe goes", after(open, step{60 * s, "pass", 0}, step{65 * s, "fail", 0}, step{125 * s, "pass", 0}), 125 * s, callback.HalfOpen},
 
-		{"a probe just not given up for lost keeps others back", after(open, step{60 * s, "probe", 0}, step{120*s - 1, "wait", 120 * s}), 120*s - 1, callback.HalfOpen},
-		{"a probe whose answer never comes is replaced", after(open, step{60 * s, "probe", 0}, step{120 * s, "probe", 0}, step{121 * s, "wait", 180 * s}), 121 * s, callback.HalfOpen},
-		{"a lost probe that succeeds after all closes it", after(open, step{60 * s, "probe", 0}, step{120 * s, "probe", 0}, step{121 * s, "ok", 0}, step{121 * s, "pass", 0}), 121 * s, callback.Closed},
+		{"a probe just not given up for lost keeps others back", after(open, step{60 * s, "pass", 0}, step{120*s - 1, "wait", 120 * s}), 120*s - 1, callback.HalfOpen},
+		{"a probe whose answer never comes is replaced", after(open, step{60 * s, "pass", 0}, step{120 * s, "pass", 0}, step{121 * s, "wait", 180 * s}), 121 * s, callback.HalfOpen},
+		{"a lost probe that succeeds after all closes it", after(open, step{60 * s, "pass", 0}, step{120 * s, "pass", 0}, step{121 * s, "ok", 0}, step{121 * s, "pass", 0}), 121 * s, callback.Closed},
 
-		{"failures that come in late do not keep it open longer", after(open, step{30 * s, "fail", 0}, step{59 * s, "fail", 0}, step{60 * s, "probe", 0}), 60 * s, callback.HalfOpen},
+		{"a probe that was not made is replaced at once", after(open, step{60 * s, "pass", 0}, step{61 * s, "none", 0}, step{61 * s, "pass", 0}, step{61 * s, "wait", 121 * s}), 61 * s, callback.HalfOpen},
+		{"an attempt that says nothing does not close it", after(open, step{5 * s, "none", 0}, step{5 * s, "wait", 60 * s}), 5 * s, callback.Open},
+		{"nor does it start the count again", after(fails(4, 0), step{0, "none", 0}, step{0, "fail", 0}), 0, callback.Open},
+
+		{"failures that come in late do not keep it open longer", after(open, step{30 * s, "fail", 0}, step{59 * s, "fail", 0}, step{60 * s, "pass", 0}), 60 * s, callback.HalfOpen},
 		{"a success that comes in late closes it", after(open, step{5 * s, "ok", 0}, step{5 * s, "pass", 0}), 5 * s, callback.Closed},
 
-		{"a clock set back does not draw out the wait", after(open, step{-24 * time.Hour, "wait", -24*time.Hour + 60*s}, step{-24*time.Hour + 60*s, "probe", 0}), -24*time.Hour + 60*s, callback.HalfOpen},
-		{"nor that for a probe", after(open, step{60 * s, "probe", 0}, step{0, "wait", 60 * s}, step{60 * s, "probe", 0}), 60 * s, callback.HalfOpen},
+		{"a clock set back does not draw out the wait", after(open, step{-24 * time.Hour, "wait", -24*time.Hour + 60*s}, step{-24*time.Hour + 60*s, "pass", 0}), -24*time.Hour + 60*s, callback.HalfOpen},
+		{"nor that for a probe", after(open, step{60 * s, "pass", 0}, step{0, "wait", 60 * s}, step{60 * s, "pass", 0}), 60 * s, callback.HalfOpen},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			var b callback.Breaker
 			for i, st := range tt.steps {
 				now := noon.Add(st.at)
-				if st.do == "ok" || st.do == "fail" {
-					b = b.Record(now, st.do == "ok")
+				if sign, ok := map[string]callback.Sign{"ok": callback.Well, "fail": callback.Ill, "none": callback.Silent}[st.do]; ok {
+					b = b.Record(now, sign)
 					continue
 				}
-				var got callback.Admission
-				b, got = b.Admit(now)
-				want := callback.Admission{Allowed: st.do != "wait", Probe: st.do == "probe"}
+				var ok bool
+				var got, want time.Time
+				b, ok, got = b.Admit(now)
 				if st.do == "wait" {
-					want.Until = noon.Add(st.till)
+					want = noon.Add(st.till)
 				}
-				if got != want {
-					t.Fatalf("step %d: got %+v, want %+v", i, got, want)
+				if ok != (st.do == "pass") || !got.Equal(want) {
+					t.Fatalf("step %d: got %v until %v, want %v until %v", i, ok, got, st.do == "pass", want)
 				}
 			}
 			if got := b.State(noon.Add(tt.at)); got != tt.want {
@@ -88,25 +92,28 @@ func TestBreaker(t *testing.T) {
 // Whatever happens, a host is never shut out for longer than a probe may take
 // or a breaker stays open.
 func FuzzBreakerNeverWaitsLong(f *testing.F) {
-	f.Add([]byte{0, 0, 0, 0, 0, 2, 60, 2, 2})
-	f.Add([]byte{0, 0, 0, 0, 0, 255, 2, 3, 2})
+	f.Add([]byte{0, 0, 0, 0, 0, 2, 62, 2, 3, 2})
+	f.Add([]byte{0, 0, 0, 0, 0, 254, 2, 3, 2})
 	f.Fuzz(func(t *testing.T, events []byte) {
 		var b callback.Breaker
 		now := noon
 		for _, e := range events {
 			now = now.Add(time.Duration(int8(e)) * time.Second) // back as well
-			switch e % 3 {
+			switch e % 4 {
 			case 0:
-				b = b.Record(now, false)
+				b = b.Record(now, callback.Ill)
 			case 1:
-				b = b.Record(now, true)
+				b = b.Record(now, callback.Well)
+			case 3:
+				b = b.Record(now, callback.Silent)
 			default:
-				var a callback.Admission
-				b, a = b.Admit(now)
-				if a.Allowed == !a.Until.IsZero() {
-					t.Fatalf("allowed %v, until %v", a.Allowed, a.Until)
+				var ok bool
+				var until time.Time
+				b, ok, until = b.Admit(now)
+				if ok == !until.IsZero() {
+					t.Fatalf("allowed %v, until %v", ok, until)
 				}
-				if wait := a.Until.Sub(now); !a.Allowed && (wait <= 0 || wait > max(callback.BreakerOpen, callback.BreakerProbe)) {
+				if wait := until.Sub(now); !ok && (wait <= 0 || wait > max(callback.BreakerOpen, callback.BreakerProbe)) {
 					t.Fatalf("refused for %v", wait)
 				}
 			}

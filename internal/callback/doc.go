@@ -6,10 +6,10 @@
 // look at an answer, [Policy] at the clock and the attempts made, [Breaker] at
 // a host's record. [Sender] alone opens sockets. An owner puts them together:
 //
-//	breaker, admission = breaker.Admit(now)
-//	if !admission.Allowed { wait until admission.Until, spending no attempt }
+//	breaker, ok, until = breaker.Admit(now)
+//	if !ok { wait until then, spending no attempt }
 //	answer := sender.Send(ctx, message)
+//	breaker = breaker.Record(now, callback.SignOf(answer))
 //	if answer.Interrupted { forget the attempt }
-//	breaker = breaker.Record(now, !callback.CountsAgainstHost(answer))
 //	switch callback.Judge(answer) { ... policy.NextAttempt ... }
 package callback

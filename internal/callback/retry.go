@@ -45,21 +45,15 @@ const jitterShare = 0.2
 // The gap is Base*Factor^(made-1), at most Cap, less a fifth of itself times
 // jitter, a random number in [0, 1). The receiver's retryAfter is a floor under
 // it, capped at MaxRetryAfter. A time this returns may lie past MaxAge: what was
-// scheduled is still tried once. An owner that postpones an attempt beyond that
-// time, as behind an open breaker, asks TooOld.
+// scheduled is still tried once. An owner that puts off an attempt beyond that
+// time, as behind an open breaker, gives the callback up by itself.
 func (p Policy) NextAttempt(now, due time.Time, made int, retryAfter time.Duration, jitter float64) (time.Time, bool) {
-	if made >= p.Attempts || p.TooOld(now, due) {
+	if made >= p.Attempts || p.MaxAge > 0 && now.Sub(due) > p.MaxAge {
 		return time.Time{}, false
 	}
 	gap := p.gap(made)
 	gap -= time.Duration(float64(gap) * jitterShare * clamp01(jitter))
 	return now.Add(max(gap, min(retryAfter, MaxRetryAfter))), true
-}
-
-// TooOld reports whether a callback that became due at the time due is past the
-// policy's MaxAge.
-func (p Policy) TooOld(now, due time.Time) bool {
-	return p.MaxAge > 0 && now.Sub(due) > p.MaxAge
 }
 
 // gap is the wait after the given number of attempts, without jitter.

@@ -112,16 +112,6 @@ func TestPoliciesSpanWhatTheySay(t *testing.T) {
 	}
 }
 
-func TestTooOld(t *testing.T) {
-	p := callback.Policy{MaxAge: time.Hour}
-	if p.TooOld(noon.Add(time.Hour), noon) {
-		t.Error("an hour is too old where an hour is allowed")
-	}
-	if !p.TooOld(noon.Add(time.Hour+1), noon) {
-		t.Error("more than an hour is not too old where an hour is allowed")
-	}
-}
-
 func TestParseRetryAfter(t *testing.T) {
 	date := func(d time.Duration) string { return noon.Add(d).Format(http.TimeFormat) }
 	tests := []struct {

@@ -292,7 +292,7 @@ func TestSendSaysWhenItWasInterrupted(t *testing.T) {
 		<-r.Context().Done()
 	})
 	a := newSender(t, callback.Options{}).Send(ctx, message(rc.URL))
-	if !a.Interrupted || a.Class == tandem.ClassNone || callback.CountsAgainstHost(a) || callback.Judge(a) != callback.Retry {
+	if !a.Interrupted || a.Class == tandem.ClassNone || callback.SignOf(a) != callback.Silent || callback.Judge(a) != callback.Retry {
 		t.Errorf("got %+v, want it interrupted, to be retried, held against nobody", a)
 	}
 }
@@ -343,7 +343,7 @@ func TestSendRefusesWhatIsNoURL(t *testing.T) {
 			return nil, io.EOF
 		}, callback.Options{})
 		a := s.Send(t.Context(), message(url))
-		if a.Class != tandem.ClassDenied || a.Error == "" || callback.CountsAgainstHost(a) {
+		if a.Class != tandem.ClassDenied || a.Error == "" || callback.SignOf(a) != callback.Silent {
 			t.Errorf("%q: got class %q, error %q, want it denied", url, a.Class, a.Error)
 		}
 		if strings.Contains(a.Error, "ann:") || strings.Contains(a.Error, "token") {

@@ -23,10 +23,11 @@ type breakers struct {
 	mu      sync.Mutex
 	known   map[string]callback.Breaker // those that are not closed
 	changes int                         // that this process has made of them; what was read before one is out of date
+	leases  map[string]time.Time        // of this process: until when it has leave to find out
 }
 
 func newBreakers(b *Backend) *breakers {
-	return &breakers{b: b, known: make(map[string]callback.Breaker)}
+	return &breakers{b: b, known: make(map[string]callback.Breaker), leases: make(map[string]time.Time)}
 }
 
 // look reads the table and tells the engine what is new. Before there is one, it
@@ -111,21 +112,30 @@ func (s *breakers) admit(ctx context.Context, steps engine.Steps, host string) (
 	case now.Before(shared.ProbeTill):
 		return engine.Admission{Until: now.Add(lookAfter)}, nil // another process finds out
 	}
-	tag, err := s.b.pool.Exec(ctx, probeQuery, host, now.UnixMicro(), now.Add(callback.BreakerProbe).UnixMicro())
+	till := now.Add(callback.BreakerProbe)
+	tag, err := s.b.pool.Exec(ctx, probeQuery, host, now.UnixMicro(), till.UnixMicro())
 	if err != nil {
 		return engine.Admission{}, fmt.Errorf("ask for leave to probe a host: %w", err)
 	}
+	granted := tag.RowsAffected() == 1
 	s.mu.Lock()
 	if shared, notClosed = s.known[host]; notClosed {
-		shared.ProbeTill = now.Add(callback.BreakerProbe)
+		shared.ProbeTill = till
 		s.known[host] = shared
 	}
+	if granted {
+		s.leases[host] = till
+	}
 	s.mu.Unlock()
-	if tag.RowsAffected() == 0 {
+	if !granted {
 		return engine.Admission{Until: now.Add(lookAfter)}, nil
 	}
 	steps.SetBreaker(host, callback.Breaker{OpenTill: shared.OpenTill})
-	return steps.Admit(host), nil
+	admission := steps.Admit(host)
+	if !admission.OK { // attempts of before are still under way
+		err = s.giveBack(ctx, host)
+	}
+	return admission, err
 }
 
 const probeQuery = `UPDATE breakers SET probe_till = $3
@@ -139,8 +149,31 @@ func (s *breakers) closed(host string) bool {
 	return !notClosed
 }
 
+// giveBack ends the lease that this process has to find out about a host, if it
+// has one, without having found out: another process may, at once.
+func (s *breakers) giveBack(ctx context.Context, host string) error {
+	s.mu.Lock()
+	till, leased := s.leases[host]
+	delete(s.leases, host)
+	if shared, notClosed := s.known[host]; leased && notClosed {
+		shared.ProbeTill = time.Time{}
+		s.known[host] = shared
+	}
+	s.mu.Unlock()
+	if !leased {
+		return nil
+	}
+	if _, err := s.b.pool.Exec(ctx, giveBackQuery, host, till.UnixMicro()); err != nil {
+		return fmt.Errorf("give back the leave to probe a host: %w", err)
+	}
+	s.b.signals.tell(hostSignal, "")
+	return nil
+}
+
+const giveBackQuery = `UPDATE breakers SET probe_till = NULL WHERE host = $1 AND probe_till = $2`
+
 // attempted shares what an attempt has shown: that the host's breaker has
-// opened, or closed.
+// opened, or closed, or that it is still to be found out which.
 func (s *breakers) attempted(ctx context.Context, steps engine.Steps, host string) error {
 	here := steps.Breaker(host)
 	s.mu.Lock()
@@ -152,6 +185,8 @@ func (s *breakers) attempted(ctx context.Context, steps engine.Steps, host strin
 		_, err = s.b.pool.Exec(ctx, closeQuery, host)
 	case here.OpenTill.After(shared.OpenTill):
 		_, err = s.b.pool.Exec(ctx, openQuery, host, here.OpenTill.UnixMicro())
+	case here.ProbeTill.IsZero():
+		return s.giveBack(ctx, host)
 	default:
 		return nil
 	}
@@ -159,6 +194,7 @@ func (s *breakers) attempted(ctx context.Context, steps engine.Steps, host strin
 		return fmt.Errorf("share a breaker: %w", err)
 	}
 	s.mu.Lock()
+	delete(s.leases, host)
 	if here.OpenTill.IsZero() {
 		delete(s.known, host)
 	} else {

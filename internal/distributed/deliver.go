@@ -66,10 +66,10 @@ func (r *runner) attempt(ctx context.Context, id string, job int64, begun time.T
 		defer r.b.deliverJobs.remove(id)
 		return r.send(host, req, asked)
 	case tandem.CodeOf(err) == tandem.CodeConflict:
-		r.steps.Leave(host)
+		r.leave(host)
 		return river.JobSnooze(again) // the row says what has happened
 	default:
-		r.steps.Leave(host)
+		r.leave(host)
 		return r.later("a delivery attempt could not be taken", id, err)
 	}
 }
@@ -78,15 +78,13 @@ func (r *runner) attempt(ctx context.Context, id string, job int64, begun time.T
 // for at a time.
 func (r *runner) send(host string, req *tandem.Request, asked time.Time) error {
 	if time.Since(asked) >= beginWithin {
-		r.steps.Leave(host)
+		r.leave(host)
 		r.yield(req)
 		return river.JobSnooze(again)
 	}
 	owed := *req
 	err := r.steps.Deliver(r.stepCtx, host, req)
-	if err := r.b.breakers.attempted(r.stepCtx, r.steps, host); err != nil {
-		r.b.log.Warn("what is known of a host was not shared", "host", host, "error", err)
-	}
+	r.share(host)
 	switch {
 	case err == nil && !req.Callback.NextAt.IsZero():
 		return river.JobSnooze(min(max(0, req.Callback.NextAt.Sub(r.b.now())), longestWait))
@@ -97,6 +95,19 @@ func (r *runner) send(host string, req *tandem.Request, asked time.Time) error {
 	}
 	r.yield(&owed)
 	return r.later("a delivery attempt was not recorded", req.ID, err)
+}
+
+// leave gives back what was admitted to a host, if no attempt is made after all.
+func (r *runner) leave(host string) {
+	r.steps.Leave(host)
+	r.share(host)
+}
+
+// share tells the other processes what is known of a host now.
+func (r *runner) share(host string) {
+	if err := r.b.breakers.attempted(r.stepCtx, r.steps, host); err != nil {
+		r.b.log.Warn("what is known of a host was not shared", "host", host, "error", err)
+	}
 }
 
 // yield gives back the lease of an attempt that was not recorded.

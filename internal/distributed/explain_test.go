@@ -76,7 +76,7 @@ func queries() []explained {
 	all := []explained{
 		{"requestsQuery", requestsQuery, []any{id}, 0},
 		{"attemptsQuery", attemptsQuery, []any{id[0]}, 0},
-		{"backlogQuery", backlogQuery, nil, 0},
+		{"backlogQuery", backlogQuery, []any{int64(1000)}, 0},
 		{"pendingQuery", pendingQuery, nil, 64}, // a row of each shard, however many owners there are
 		{"holderQuery", holderQuery, []any{"ann", id[0], int64(0)}, 0},
 		{"expiredQuery", expiredQuery, []any{int64(1000)}, 0},
@@ -87,6 +87,8 @@ func queries() []explained {
 		{"forgetRatesQuery", forgetRatesQuery, nil, 0},
 		{"settledQuery", settledQuery, []any{int64(1000), "async", "completed", int64(0), 500}, 2 * mostRead},
 		{"settledQuery of none", settledQuery, []any{int64(1000), "async", "callback_failed", int64(0), 500}, 0},
+		{"owedBeforeQuery", owedBeforeQuery, []any{int64(1000), int64(1000), int64(0), agePage}, 0},
+		{"giveUpQuery", giveUpQuery, []any{at, int64(1000), int64(1000), "why"}, 0},
 		{"deleteQuery", deleteQuery, []any{at}, 0},
 		{"deleteAttemptsQuery", deleteAttemptsQuery, []any{id}, 0},
 		{"deleteKeysQuery", deleteKeysQuery, []any{id}, 0},
@@ -110,6 +112,7 @@ func queries() []explained {
 		{"prunedCountQuery of one", prunedCountQuery("WHERE owner = $1"), []any{"ann"}, 0},
 		{"breakersQuery", breakersQuery, nil, 0},
 		{"probeQuery", probeQuery, []any{"host1", int64(1), int64(2)}, 0},
+		{"giveBackQuery", giveBackQuery, []any{"host1", int64(1)}, 0},
 		{"openQuery", openQuery, []any{"host1", int64(1)}, 0},
 		{"closeQuery", closeQuery, []any{"host1"}, 0},
 		{"forgetHostsQuery", forgetHostsQuery, []any{int64(5)}, 3 * mostRead}, // of 1,000 hosts
@@ -280,6 +283,21 @@ func TestEveryQueryGoesByIndex(t *testing.T) {
 					t.Errorf("%s: %s, with %s, Postgres looks at %.0f rows, want at most %.0f", q.name, who.name, plans, seen.rows, most)
 				}
 			}
+		}
+	}
+	// What waits is found behind much that may not begin yet, of which no row is read.
+	_, err = b.pool.Exec(t.Context(), `INSERT INTO requests (seq, id, owner, mode, status, lane, workload, complexity, created_at, not_before, callback_state, data)
+		SELECT -i, 'req_delayed' || i, '', 'async', 'pending', 'cpu', 'compute', 3, 1, 9000000000000000, 'none', '{"a":1}' FROM generate_series(1, 6000) AS i`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.pool.Exec(t.Context(), `VACUUM ANALYZE requests`); err != nil {
+		t.Fatal(err)
+	}
+	for _, conn := range []*pgx.Conn{free, ours.Conn()} {
+		seen := explain(t, conn, "force_generic_plan", explained{"backlogQuery", backlogQuery, []any{int64(1000)}, 0})
+		if len(seen.whole)+len(seen.blind) > 0 && !slices.Equal(seen.whole, []string{"request_counters"}) || seen.rows > 6000+mostRead {
+			t.Errorf("with much that may not begin yet, backlogQuery looks at %+v", seen)
 		}
 	}
 	// What the test would say of queries that no index serves.

@@ -290,13 +290,11 @@ func (b *Backend) Close() error {
 func (b *Backend) handOver() error {
 	ctx, cancel := context.WithTimeout(context.Background(), batchTimeout)
 	defer cancel()
-	var faults []error
-	for _, req := range b.working.all() {
-		if err := b.takeOver(ctx, req); err != nil && tandem.CodeOf(err) != tandem.CodeConflict {
-			faults = append(faults, fmt.Errorf("hand over %s: %w", req.ID, err))
-		}
+	err := store.Each(b.working.all(), func(req *tandem.Request) error { return b.takeOver(ctx, req) })
+	if err != nil {
+		return fmt.Errorf("hand over %w", err)
 	}
-	return errors.Join(faults...)
+	return nil
 }
 
 // takeOver puts right a request whose process will not finish it: it is pending

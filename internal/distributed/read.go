@@ -252,17 +252,21 @@ func prunedCountQuery(whose string) string {
 
 // Backlog implements engine.Store.
 func (b *Backend) Backlog(ctx context.Context) (n int, oldest time.Time, err error) {
-	var created *int64
-	err = b.pool.QueryRow(ctx, backlogQuery).Scan(&n, &created)
+	var since *int64
+	err = b.pool.QueryRow(ctx, backlogQuery, b.now().UnixMicro()).Scan(&n, &since)
 	if err != nil {
 		return 0, time.Time{}, fmt.Errorf("read backlog: %w", err)
 	}
-	return n, fromMicros(created), nil
+	return n, fromMicros(since), nil
 }
 
-const backlogQuery = `SELECT (` + pendingQuery + `),
-	(SELECT created_at FROM requests WHERE mode = 'async' AND (status, seq) > ('pending', 0) AND status <= 'pending'
-		ORDER BY status, seq LIMIT 1)`
+// backlogQuery counts what waits, less what may not begin yet, and finds since when
+// the first waits, and the first of what is due.
+const backlogQuery = `SELECT (` + pendingQuery + `)
+		- (SELECT count(*) FROM requests WHERE status = 'pending' AND not_before IS NOT NULL AND greatest(created_at, not_before) > $1),
+	least((SELECT created_at FROM requests WHERE status = 'pending' AND not_before IS NULL ORDER BY seq LIMIT 1),
+		(SELECT greatest(created_at, not_before) FROM requests WHERE status = 'pending' AND not_before IS NOT NULL
+			AND greatest(created_at, not_before) <= $1 ORDER BY greatest(created_at, not_before) LIMIT 1))`
 
 // Holder implements engine.Store.
 func (b *Backend) Holder(ctx context.Context, owner string, key engine.IdempotencyKey) (id string, err error) {

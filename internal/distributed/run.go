@@ -62,6 +62,7 @@ func (b *Backend) Run(ctx context.Context, steps engine.Steps) error {
 	var loops sync.WaitGroup
 	loops.Go(func() { r.every(expiryCheck, "failing expired requests", r.expire) })
 	loops.Go(func() { r.every(overdueCheck, "failing interrupted requests", r.failOverdue) })
+	loops.Go(func() { r.every(ageCheck, "giving up callbacks that are too old", r.giveUp) })
 	loops.Go(func() { r.every(time.Minute, "deleting what is too old", r.forget) })
 	loops.Go(func() { r.every(restoreCheck, "making lost jobs again", b.restore) })
 	if b.opts.Retain > 0 {
@@ -289,19 +290,13 @@ func (r *runner) failOverdue(ctx context.Context) error {
 	})
 }
 
-// each does something about every row, all at once so that they share commits.
-func (r *runner) each(rows []row, do func(*tandem.Request) error) error {
-	faults := make([]error, len(rows))
-	var all sync.WaitGroup
+// each is store.Each of rows.
+func (r *runner) each(rows []row, write func(*tandem.Request) error) error {
+	reqs := make([]*tandem.Request, len(rows))
 	for i := range rows {
-		all.Go(func() {
-			if err := do(&rows[i].Request); tandem.CodeOf(err) != tandem.CodeConflict {
-				faults[i] = err
-			}
-		})
+		reqs[i] = &rows[i].Request
 	}
-	all.Wait()
-	return errors.Join(faults...)
+	return store.Each(reqs, write)
 }
 
 // forget deletes what is too old to matter.

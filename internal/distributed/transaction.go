@@ -319,9 +319,10 @@ func (t *transaction) worked(wr *write) {
 	if req.Failure != nil {
 		t.CountError(req, "work", string(req.Failure.Code))
 	}
+	due := time.UnixMicro(*dueAt(wr)).UTC()
 	req.Callback.NextAt = time.Time{}
 	if wr.state == tandem.CallbackPending {
-		req.Callback.NextAt = time.UnixMicro(*dueAt(wr)).UTC()
+		req.Callback.NextAt = due
 		if wr.hold > 0 {
 			t.add(deliverJob(req), wr)
 		} else {

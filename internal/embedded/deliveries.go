@@ -28,6 +28,12 @@ const (
 // queue of its own, so that none waits behind another's dead receiver. A queue
 // is a cache of the rows most urgently owed to its host; the disk has them
 // all.
+//
+// What is read from disk may be known here already, or be out of date. So a
+// callback has holders: the write that may make it owed, from before that is
+// committed; then its host's queue; then the attempt. Each hands it on to the
+// next, or lets go of it. A page takes up only what has no holder, and had none
+// while it was read.
 type deliveries struct {
 	owed        func(ctx context.Context, host string, limit int) ([]debt, error)
 	now         func() time.Time // the wall clock
@@ -36,7 +42,9 @@ type deliveries struct {
 
 	mu       sync.Mutex
 	hosts    map[string]*hostQueue
-	agenda   agenda // when to look at which host
+	agenda   agenda          // when to look at which host
+	held     map[string]int  // how many hold each callback: of two writes about one request, one will find that it has moved on
+	letGo    map[string]bool // what was let go of since a page is being read; nil while none is
 	inFlight int
 	loaded   int
 	wake     chan struct{}
@@ -52,14 +60,15 @@ type debt struct {
 // hostQueue is the callbacks owed to one host.
 type hostQueue struct {
 	name     string
-	debts    []debt          // sorted, the most urgent first
-	flying   map[string]bool // ids in flight; nil if none is, for many hosts are owed one callback each
+	debts    []debt // sorted, the most urgent first
 	inFlight int
 
 	onDisk  bool // there may be more on disk than in debts
-	skipped int  // pushes that were left to the disk, ever
+	skipped int  // callbacks that were left to the disk, ever
 	read    int  // skipped when the disk was last read
-	lookAt  time.Time
+
+	lookAt time.Time // when it is on the agenda for
+	place  int       // on the agenda, from 1 on; 0: it is not on it
 }
 
 func newDeliveries(owed func(context.Context, string, int) ([]debt, error), opts Options) *deliveries {
@@ -69,19 +78,27 @@ func newDeliveries(owed func(context.Context, string, int) ([]debt, error), opts
 		maxInFlight: opts.MaxAttempts,
 		log:         opts.Logger,
 		hosts:       make(map[string]*hostQueue),
+		held:        make(map[string]int),
 		wake:        make(chan struct{}, 1),
 	}
 }
 
-// push adds a callback that was just committed as owed.
+// hold is called before a write that may make a callback owed, and followed by
+// one of push, begin and leave.
+func (d *deliveries) hold(id string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.held[id]++
+}
+
+// push queues a callback that is owed, on behalf of its holder.
 func (d *deliveries) push(req *tandem.Request) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	now := time.Now()
 	h := d.host(engine.HostOf(req.Callback.URL))
 	if h.onDisk || len(h.debts) >= debtsPerHost {
-		h.onDisk = true
-		h.skipped++
+		d.leaveToDisk(h, req.ID)
 	} else {
 		owed := debt{id: req.ID, at: d.monotonic(now, req.Callback.NextAt)}
 		if !owed.at.After(now) && d.loaded < debtsLoaded {
@@ -93,9 +110,10 @@ func (d *deliveries) push(req *tandem.Request) {
 	d.lookAt(h, now)
 }
 
-// begin takes up a callback that was just committed as owed, if an attempt may
-// be made now and nothing waits that would go before it: what else is owed to
-// its host, or any host whose turn it is. The caller makes the attempt.
+// begin takes up a callback that is owed, on behalf of its holder, if an attempt
+// may be made now and nothing waits that would go before it: what else is owed to
+// its host, or any host whose turn it is. The caller makes the attempt. Unless it
+// is ok, the holder is the caller still.
 func (d *deliveries) begin(req *tandem.Request, steps engine.Steps) (owed debt, host string, ok bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -103,40 +121,92 @@ func (d *deliveries) begin(req *tandem.Request, steps engine.Steps) (owed debt, 
 	host = engine.HostOf(req.Callback.URL)
 	owed = debt{id: req.ID, at: d.monotonic(now, req.Callback.NextAt), req: req}
 	h := d.hosts[host]
-	othersWait := h != nil && (h.onDisk || len(h.debts) > 0) || len(d.agenda) > 0 && !d.agenda[0].at.After(now)
+	othersWait := h != nil && (h.onDisk || len(h.debts) > 0) || len(d.agenda) > 0 && !d.agenda[0].lookAt.After(now)
 	if othersWait || owed.at.After(now) || d.inFlight >= d.maxInFlight || !steps.Admit(host).OK {
 		return debt{}, "", false
 	}
-	h = d.host(host)
-	d.takeOff(h, owed)
+	d.takeOff(d.host(host))
 	return owed, host, true
 }
 
-// pushHost adds a host whose callbacks are on disk, to be looked at after a
-// while.
-func (d *deliveries) pushHost(name string, after time.Duration) {
+// leave lets go of a callback to the host that may be owed, as far as its holder
+// knows: after a while, what is on disk says so.
+func (d *deliveries) leave(id, host string, after time.Duration) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	h := d.host(name)
-	h.onDisk = true
-	h.skipped++
+	h := d.host(host)
+	d.leaveToDisk(h, id)
 	d.lookAt(h, time.Now().Add(after))
 }
 
-// ended notes that an attempt to the host is over.
-func (d *deliveries) ended(owed debt, host string) {
+// settled lets go of a callback that is owed no more.
+func (d *deliveries) settled(id string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.release(id)
+}
+
+// takeBack takes callbacks out of the queues of their hosts, and returns those that
+// the caller holds now, for settled or leave: not those that others hold, who are
+// attempting them or about to queue them.
+func (d *deliveries) takeBack(all []overdue) (taken []overdue) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	wanted, hosts := make(map[string]bool, len(all)), make(map[string]bool)
+	for _, o := range all {
+		wanted[o.id], hosts[o.host] = true, true
+	}
+	queued := make(map[string]bool)
+	for name := range hosts {
+		h := d.hosts[name]
+		if h == nil {
+			continue
+		}
+		h.debts = slices.DeleteFunc(h.debts, func(owed debt) bool {
+			if !wanted[owed.id] {
+				return false
+			}
+			queued[owed.id] = true
+			if owed.req != nil {
+				d.loaded--
+			}
+			return true
+		})
+	}
+	for _, o := range all {
+		if !queued[o.id] && d.held[o.id] == 0 { // it is on disk only
+			d.held[o.id] = 1
+			queued[o.id] = true
+		}
+		if queued[o.id] {
+			taken = append(taken, o)
+		}
+	}
+	return taken
+}
+
+// takeUp begins with a host to which callbacks are owed, on disk.
+func (d *deliveries) takeUp(host string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	h := d.host(host)
+	h.onDisk = true
+	h.skipped++
+	d.lookAt(h, time.Now())
+}
+
+// ended notes that an attempt to the host is over. Its callback is still held,
+// for push, leave or settled.
+func (d *deliveries) ended(host string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.inFlight--
 	h := d.hosts[host]
 	h.inFlight--
-	if delete(h.flying, owed.id); h.inFlight == 0 {
-		h.flying = nil
-	}
 	switch {
 	case h.onDisk || len(h.debts) > 0:
 		d.lookAt(h, time.Now())
-	case h.inFlight == 0 && h.lookAt.IsZero():
+	case h.inFlight == 0 && h.place == 0:
 		delete(d.hosts, host)
 	}
 	if d.inFlight == d.maxInFlight-1 {
@@ -153,6 +223,21 @@ func (d *deliveries) host(name string) *hostQueue {
 	return h
 }
 
+func (d *deliveries) leaveToDisk(h *hostQueue, id string) {
+	h.onDisk = true
+	h.skipped++
+	d.release(id)
+}
+
+func (d *deliveries) release(id string) {
+	if d.held[id]--; d.held[id] == 0 {
+		delete(d.held, id)
+	}
+	if d.letGo != nil {
+		d.letGo[id] = true
+	}
+}
+
 // monotonic turns a time of the wall clock into one that no clock change moves.
 // One that has a monotonic reading of its own is not moved by a change that was
 // made since it was planned, either.
@@ -162,11 +247,16 @@ func (d *deliveries) monotonic(now, wall time.Time) time.Time {
 
 // lookAt puts the host on the agenda, unless it is on it for an earlier time.
 func (d *deliveries) lookAt(h *hostQueue, at time.Time) {
-	if !h.lookAt.IsZero() && !h.lookAt.After(at) {
+	switch {
+	case h.place == 0:
+		h.lookAt = at
+		heap.Push(&d.agenda, h)
+	case at.Before(h.lookAt):
+		h.lookAt = at
+		heap.Fix(&d.agenda, h.place-1)
+	default:
 		return
 	}
-	h.lookAt = at
-	heap.Push(&d.agenda, appointment{at, h})
 	d.signal()
 }
 
@@ -193,24 +283,19 @@ func (d *deliveries) run(ctx context.Context, steps engine.Steps, deliver func(d
 }
 
 // serveDue serves every host whose time has come, and returns how long until
-// the next one's.
+// the next one's. Calls come one after the other.
 func (d *deliveries) serveDue(ctx context.Context, steps engine.Steps, deliver func(debt, string)) time.Duration {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for len(d.agenda) > 0 {
 		now := time.Now()
-		next := d.agenda[0]
-		if next.at.After(now) {
-			return next.at.Sub(now)
+		if next := d.agenda[0]; next.lookAt.After(now) {
+			return next.lookAt.Sub(now)
 		}
 		if d.inFlight >= d.maxInFlight {
 			break // an attempt that ends wakes us
 		}
-		heap.Pop(&d.agenda)
-		if next.host.lookAt.Equal(next.at) { // else it was moved to an earlier time
-			next.host.lookAt = time.Time{}
-			d.serve(ctx, next.host, now, steps, deliver)
-		}
+		d.serve(ctx, heap.Pop(&d.agenda).(*hostQueue), now, steps, deliver)
 	}
 	return time.Hour
 }
@@ -247,7 +332,7 @@ func (d *deliveries) serve(ctx context.Context, h *hostQueue, now time.Time, ste
 		}
 		owed := h.debts[0]
 		h.debts = h.debts[1:]
-		d.takeOff(h, owed)
+		d.takeOff(h)
 		if owed.req != nil {
 			d.loaded--
 		}
@@ -256,11 +341,7 @@ func (d *deliveries) serve(ctx context.Context, h *hostQueue, now time.Time, ste
 }
 
 // takeOff notes that an attempt to the host begins.
-func (d *deliveries) takeOff(h *hostQueue, owed debt) {
-	if h.flying == nil {
-		h.flying = make(map[string]bool)
-	}
-	h.flying[owed.id] = true
+func (d *deliveries) takeOff(h *hostQueue) {
 	h.inFlight++
 	d.inFlight++
 }
@@ -269,13 +350,17 @@ func (d *deliveries) takeOff(h *hostQueue, owed debt) {
 // it held: that is on disk too.
 func (d *deliveries) page(ctx context.Context, h *hostQueue) error {
 	skipped := h.skipped
+	d.letGo = make(map[string]bool)
 	d.mu.Unlock() // the read must not hold up those who push
 	rows, err := d.owed(ctx, h.name, debtsPerHost)
 	d.mu.Lock()
+	outdated := d.letGo
+	d.letGo = nil
 	if err != nil {
 		return err
 	}
 	for _, dropped := range h.debts {
+		d.release(dropped.id)
 		if dropped.req != nil {
 			d.loaded--
 		}
@@ -283,7 +368,8 @@ func (d *deliveries) page(ctx context.Context, h *hostQueue) error {
 	h.debts = h.debts[:0]
 	now := time.Now()
 	for _, row := range rows {
-		if !h.flying[row.id] { // else what comes next of it is pushed
+		if d.held[row.id] == 0 && !outdated[row.id] { // else whoever holds it hands it on, or did
+			d.held[row.id] = 1
 			h.insert(debt{id: row.id, at: d.monotonic(now, row.at)})
 		}
 	}
@@ -302,21 +388,25 @@ func (h *hostQueue) insert(owed debt) {
 	h.debts = slices.Insert(h.debts, i, owed)
 }
 
-// agenda is a heap of appointments, the earliest first.
-type agenda []appointment
-
-type appointment struct {
-	at   time.Time
-	host *hostQueue
-}
+// agenda is a heap of the hosts that are to be looked at, the next one first.
+// Each is in it once.
+type agenda []*hostQueue
 
 func (a agenda) Len() int           { return len(a) }
-func (a agenda) Less(i, j int) bool { return a[i].at.Before(a[j].at) }
-func (a agenda) Swap(i, j int)      { a[i], a[j] = a[j], a[i] }
-func (a *agenda) Push(x any)        { *a = append(*a, x.(appointment)) }
+func (a agenda) Less(i, j int) bool { return a[i].lookAt.Before(a[j].lookAt) }
+func (a agenda) Swap(i, j int) {
+	a[i], a[j] = a[j], a[i]
+	a[i].place, a[j].place = i+1, j+1
+}
+func (a *agenda) Push(x any) {
+	*a = append(*a, x.(*hostQueue))
+	x.(*hostQueue).place = len(*a)
+}
 func (a *agenda) Pop() any {
 	last := len(*a) - 1
-	x := (*a)[last]
+	h := (*a)[last]
+	h.place = 0
+	(*a)[last] = nil
 	*a = (*a)[:last]
-	return x
+	return h
 }

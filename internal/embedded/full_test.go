@@ -18,6 +18,8 @@ func (idle) Reserve(ctx context.Context, _ string) error {
 	return context.Cause(ctx)
 }
 
+func (idle) TooOld() (owed, due time.Time) { return time.Time{}, time.Time{} }
+
 func TestAFullDiskRefusesWritesAndLosesNothing(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "requests.db")

@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	_ "modernc.org/sqlite" // the driver "sqlite"
 
+	"tandem"
 	"tandem/internal/engine"
 	"tandem/internal/store"
 )
@@ -281,25 +282,23 @@ func (b *Backend) recover(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, req := range left {
+	err = store.Each(left, func(req *tandem.Request) error {
 		if engine.StartsAgain(req) {
-			err = b.requeue(ctx, req, 0)
-		} else {
-			err = b.Complete(ctx, engine.Interrupted(req, b.now()))
+			return b.requeue(ctx, req, 0)
 		}
-		if err != nil {
-			return fmt.Errorf("take up %s: %w", req.ID, err)
-		}
+		return b.Complete(ctx, engine.Interrupted(req, b.now()))
+	})
+	if err != nil {
+		return fmt.Errorf("take up %w", err)
 	}
 	// Nobody was promised these: whoever waited for them got no answer.
 	waited, err := b.queryRequests(ctx, `SELECT `+requestColumns+` FROM requests WHERE mode = 'async' AND status = 'pending' AND waited = 1`)
 	if err != nil {
 		return err
 	}
-	for _, req := range waited {
-		if err := b.Fail(ctx, engine.Interrupted(req, b.now())); err != nil {
-			return fmt.Errorf("take up %s: %w", req.ID, err)
-		}
+	err = store.Each(waited, func(req *tandem.Request) error { return b.Fail(ctx, engine.Interrupted(req, b.now())) })
+	if err != nil {
+		return fmt.Errorf("take up %w", err)
 	}
 	if len(left) > 0 {
 		b.log.Info("took up what the last run left unfinished", "requests", len(left))

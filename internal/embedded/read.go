@@ -236,26 +236,40 @@ func (b *Backend) Counts(ctx context.Context, who tandem.Caller) (engine.Counts,
 
 // Backlog implements engine.Store.
 func (b *Backend) Backlog(ctx context.Context) (n int, oldest time.Time, err error) {
-	var count, created sql.NullInt64
-	err = b.read.QueryRowContext(ctx, `
-		SELECT (SELECT sum(requests) FROM request_counters WHERE mode = 'async' AND status = 'pending'),
-			(SELECT created_at FROM requests WHERE mode = 'async' AND status = 'pending' ORDER BY seq LIMIT 1)`).Scan(&count, &created)
+	var since sql.NullInt64
+	err = b.read.QueryRowContext(ctx, backlogQuery, b.now().UnixMicro()).Scan(&n, &since)
 	if err != nil {
 		return 0, time.Time{}, fmt.Errorf("read backlog: %w", err)
 	}
-	return int(count.Int64), fromMicros(created), nil
+	return n, fromMicros(since), nil
 }
+
+// backlogQuery counts what waits, less what may not begin yet, and finds since when
+// the first of each lane waits, and the first of what is due. A million that may not
+// begin yet are counted in 0.1 s.
+const backlogQuery = `
+	SELECT (SELECT coalesce(sum(requests), 0) FROM request_counters WHERE mode = 'async' AND status = 'pending')
+		- (SELECT count(*) FROM requests WHERE lane IN ('cpu', 'io') AND status = 'pending' AND not_before IS NOT NULL AND not_before > ?1),
+	(SELECT min(since) FROM (
+		SELECT * FROM (SELECT created_at AS since FROM requests WHERE lane = 'cpu' AND status = 'pending' AND not_before IS NULL ORDER BY seq LIMIT 1)
+		UNION ALL
+		SELECT * FROM (SELECT created_at FROM requests WHERE lane = 'io' AND status = 'pending' AND not_before IS NULL ORDER BY seq LIMIT 1)
+		UNION ALL
+		SELECT * FROM (SELECT max(created_at, not_before) FROM requests WHERE status = 'pending' AND not_before IS NOT NULL
+			AND max(created_at, not_before) <= ?1 ORDER BY max(created_at, not_before) LIMIT 1)))`
 
 // pendingAfter returns the next requests of a lane's backlog.
 func (b *Backend) pendingAfter(ctx context.Context, lane string, after int64, limit int) ([]*tandem.Request, error) {
-	page, err := b.queryRequests(ctx, `
-		SELECT `+requestColumns+` FROM requests
-		WHERE lane = ? AND status = 'pending' AND not_before IS NULL AND seq > ? ORDER BY seq LIMIT ?`, lane, after, limit)
+	page, err := b.queryRequests(ctx, pendingQuery, lane, after, limit)
 	if err != nil {
 		return nil, fmt.Errorf("read backlog: %w", err)
 	}
 	return page, nil
 }
+
+const pendingQuery = `
+	SELECT ` + requestColumns + ` FROM requests
+	WHERE lane = ? AND status = 'pending' AND not_before IS NULL AND seq > ? ORDER BY seq LIMIT ?`
 
 // dueAfter returns the delayed requests of a lane that are due, in the order in
 // which they are, and when the next one will be; zero time if none will.

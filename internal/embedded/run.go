@@ -30,7 +30,7 @@ func (b *Backend) Run(ctx context.Context, steps engine.Steps) error {
 		return fmt.Errorf("take up owed callbacks: %w", err)
 	}
 	for _, host := range hosts {
-		b.deliveries.pushHost(host, 0)
+		b.deliveries.takeUp(host)
 	}
 	r := &runner{
 		backend:  b,
@@ -50,6 +50,7 @@ func (b *Backend) Run(ctx context.Context, steps engine.Steps) error {
 	}
 	loops.Go(func() { b.deliveries.run(ctx, steps, r.deliver) })
 	loops.Go(func() { r.expire(ctx) })
+	loops.Go(func() { r.giveUp(ctx) })
 	loops.Go(func() { r.forgetKeys(ctx) })
 	if b.opts.Retain > 0 {
 		loops.Go(func() { r.prune(ctx) })
@@ -182,8 +183,16 @@ func (r *runner) processSuspect(ctx context.Context, lane string, req *tandem.Re
 }
 
 // process runs the step of one request, and reports whether it owes a callback
-// now.
+// now. Then that is held, for handOn.
 func (r *runner) process(ctx context.Context, lane string, req *tandem.Request) (owes bool) {
+	if id, url := req.ID, req.Callback.URL; url != "" {
+		r.backend.deliveries.hold(id)
+		defer func() {
+			if !owes {
+				r.backend.deliveries.leave(id, engine.HostOf(url), 0)
+			}
+		}()
+	}
 	err := r.steps.Process(r.stepCtx, req)
 	switch {
 	case err == nil:
@@ -223,11 +232,12 @@ func (r *runner) expire(ctx context.Context) {
 		if err != nil && ctx.Err() == nil {
 			r.backend.log.Error("reading expired requests failed, trying again", "error", err)
 		}
-		for _, req := range expired {
+		err = store.Each(expired, func(req *tandem.Request) error {
 			engine.Expire(req, r.backend.opts.Now())
-			if err := r.backend.Fail(ctx, req); err != nil && tandem.CodeOf(err) != tandem.CodeConflict && ctx.Err() == nil {
-				r.backend.log.Error("an expired request could not be failed, trying again", "request_id", req.ID, "error", err)
-			}
+			return r.backend.Fail(ctx, req)
+		})
+		if err != nil && ctx.Err() == nil {
+			r.backend.log.Error("failing expired requests failed, trying again", "error", err)
 		}
 	}
 }
@@ -253,16 +263,15 @@ func (r *runner) attempt(owed debt, host string) {
 		req = &tandem.Request{ID: owed.id}
 	}
 	err := r.steps.Deliver(r.stepCtx, host, req)
-	r.backend.deliveries.ended(owed, host)
+	deliveries := r.backend.deliveries
+	deliveries.ended(host)
 	switch {
-	case err == nil:
-		if !req.Callback.NextAt.IsZero() {
-			r.backend.deliveries.push(req)
-		}
-	case tandem.CodeOf(err) == tandem.CodeConflict:
-		// Someone else has delivered it, or given it up.
+	case err == nil && !req.Callback.NextAt.IsZero():
+		deliveries.push(req)
+	case err == nil, tandem.CodeOf(err) == tandem.CodeConflict: // someone else has delivered it, or given it up
+		deliveries.settled(owed.id)
 	default:
 		r.backend.log.Warn("a delivery attempt was not recorded and will be repeated", "request_id", owed.id, "error", err)
-		r.backend.deliveries.pushHost(host, time.Second) // not at once: what failed will fail again
+		deliveries.leave(owed.id, host, time.Second) // not at once: what failed will fail again
 	}
 }

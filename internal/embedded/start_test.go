@@ -51,6 +51,8 @@ func (s *slots) Reserve(ctx context.Context, _ string) error {
 
 func (s *slots) Unreserve(string) { s.free <- struct{}{} }
 
+func (s *slots) TooOld() (owed, due time.Time) { return time.Time{}, time.Time{} }
+
 func (s *slots) Process(_ context.Context, req *tandem.Request) error {
 	s.begun <- req
 	<-s.end
@@ -159,4 +161,53 @@ func TestRunEndsAfterWhatWasStartedAsItWasAccepted(t *testing.T) {
 		onDisk(t, b, late, tandem.Pending, 0)
 		close(s.end)
 	})
+}
+
+// While storage hangs, more sync requests begin than the queue has room for.
+func TestASyncRequestBeginsWithoutWaitingForStorage(t *testing.T) {
+	b := openAt(t, filepath.Join(t.TempDir(), "requests.db"), Options{})
+	hangs, release := make(chan struct{}), make(chan struct{})
+	done := make(chan error, 1)
+	go func() {
+		done <- b.do(t.Context(), func(*transaction) error { close(hangs); <-release; return nil })
+	}()
+	<-hangs
+	begun := make(chan *tandem.Request, 6*store.MaxBatch)
+	go func() {
+		defer close(begun)
+		for range cap(begun) {
+			req := kept(b.now())
+			req.Mode, req.Status, req.StartedAt, req.Starts, req.Epoch = tandem.Sync, tandem.Processing, req.CreatedAt, 1, 1
+			b.Begin(req)
+			begun <- req
+		}
+	}()
+	var all []*tandem.Request
+	timeout := time.After(30 * time.Second)
+	for waiting := true; waiting; {
+		select {
+		case req, more := <-begun:
+			if waiting = more; more {
+				all = append(all, req)
+			}
+		case <-timeout:
+			t.Errorf("%d requests have begun, and the next waits for storage", len(all))
+			waiting = false
+		}
+	}
+	close(release)
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	err := store.Each(all, func(req *tandem.Request) error {
+		req.Status, req.Result, req.WorkedAt = tandem.Completed, []byte(`{}`), b.now()
+		return b.Complete(t.Context(), req)
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	for _, req := range all {
+		onDisk(t, b, req, tandem.Completed, 1)
+	}
+	soundCounters(t, b)
 }

@@ -128,6 +128,7 @@ type statements struct {
 	begin, commit          *sql.Stmt
 	requeue, fail          *sql.Stmt
 	release, redeliver     *sql.Stmt
+	giveUp                 *sql.Stmt
 	statusOf, stateOf      *sql.Stmt
 	holds, claim, forget   *sql.Stmt
 	addRequests, addErrors *sql.Stmt
@@ -193,6 +194,12 @@ func (s *statements) prepare(conn *sql.Conn) error {
 		{&s.redeliver, `
 			UPDATE requests SET callback_state = 'pending', next_attempt_at = ?, redelivered_at = ?, max_attempts = ?
 			WHERE id = ? AND status = ? AND callback_state = ?`},
+		{&s.giveUp, `
+			UPDATE requests SET status = CASE status WHEN 'completed' THEN 'callback_failed' ELSE status END,
+				callback_state = 'failed', next_attempt_at = NULL, last_error = ?1
+			WHERE seq IN (SELECT value FROM json_each(?2)) AND callback_state = 'pending'
+				AND coalesce(redelivered_at, worked_at) < ?3 AND next_attempt_at < ?4
+			RETURNING id, owner, mode, status, callback_state, redelivered_at IS NOT NULL, started_at, worked_at`},
 		{&s.statusOf, `SELECT status FROM requests WHERE id = ?`},
 		{&s.stateOf, `SELECT callback_state FROM requests WHERE id = ?`},
 		{&s.holds, holdsQuery},

@@ -34,7 +34,7 @@ func (b *Backend) insert(ctx context.Context, req *tandem.Request, key *engine.I
 	if started {
 		row.Status, row.StartedAt, row.Starts, row.Epoch = tandem.Processing, b.now(), req.Starts+1, req.Epoch+1
 	}
-	held, told := "", false
+	held := ""
 	err = b.writer.Do(ctx, func(t *transaction) (err error) {
 		held = ""
 		if key != nil {
@@ -56,7 +56,6 @@ func (b *Backend) insert(ctx context.Context, req *tandem.Request, key *engine.I
 		t.Count(&row, row.Status, row.Callback.State, +1)
 		return nil
 	}, func(err error) {
-		told = true
 		inserted, queued := err == nil && held == "", row // a copy to work on
 		switch {
 		case started:
@@ -67,9 +66,6 @@ func (b *Backend) insert(ctx context.Context, req *tandem.Request, key *engine.I
 			b.backlogs[row.Lane].push(&queued)
 		}
 	})
-	if started && tandem.CodeOf(err) != tandem.CodeUnknown && !told { // it was never queued
-		r.accepted(&row, false)
-	}
 	if err != nil {
 		return "", err
 	}
@@ -120,7 +116,7 @@ func (b *Backend) forgetKeys(ctx context.Context) error {
 // Fail implements engine.Store.
 func (b *Backend) Fail(ctx context.Context, req *tandem.Request) error {
 	row := *req // the caller may be gone by the time it is written
-	err := b.doThen(ctx, func(t *transaction) error {
+	err := b.owe(ctx, &row, func(t *transaction) error {
 		f := row.Failure
 		if err := t.readState(&row); err != nil {
 			return err
@@ -138,10 +134,6 @@ func (b *Backend) Fail(ctx context.Context, req *tandem.Request) error {
 	}, func() {
 		row.Status = tandem.Failed
 		b.watchers.Tell(row.ID)
-		if !row.Callback.NextAt.IsZero() {
-			owed := row
-			b.deliveries.push(&owed)
-		}
 	})
 	if err == nil {
 		req.Status, req.Callback = row.Status, row.Callback
@@ -176,7 +168,7 @@ func (b *Backend) Release(ctx context.Context, req *tandem.Request) error {
 // Redeliver implements engine.Store.
 func (b *Backend) Redeliver(ctx context.Context, req *tandem.Request) error {
 	row := *req // the caller may be gone by the time it is written
-	err := b.doThen(ctx, func(t *transaction) error {
+	err := b.owe(ctx, &row, func(t *transaction) error {
 		cb := &row.Callback
 		if err := t.changed(t.redeliver, micros(cb.NextAt), micros(cb.Since), cb.MaxAttempts, row.ID, string(row.Status), string(cb.State)); err != nil {
 			return err
@@ -184,11 +176,7 @@ func (b *Backend) Redeliver(ctx context.Context, req *tandem.Request) error {
 		t.Count(&row, row.Status, cb.State, -1)
 		t.Count(&row, row.Status, tandem.CallbackPending, +1)
 		return nil
-	}, func() {
-		owed := row
-		owed.Callback.State = tandem.CallbackPending
-		b.deliveries.push(&owed)
-	})
+	}, func() { row.Callback.State = tandem.CallbackPending })
 	if err == nil {
 		req.Callback.State = tandem.CallbackPending
 	}
@@ -355,12 +343,25 @@ func (b *Backend) do(ctx context.Context, apply change) error {
 	return b.writer.Do(ctx, apply, nil)
 }
 
-// doThen is do with what follows from the commit, even if the caller has left
-// by then; it must not block.
-func (b *Backend) doThen(ctx context.Context, apply change, then func()) error {
+// owe queues a change after which the request may owe its callback, and waits for
+// its commit. What follows from that is done even if the caller has left by then:
+// first then, which must not block.
+func (b *Backend) owe(ctx context.Context, row *tandem.Request, apply change, then func()) error {
+	hasCallback := row.Callback.URL != ""
+	if hasCallback {
+		b.deliveries.hold(row.ID)
+	}
 	return b.writer.Do(ctx, apply, func(err error) {
 		if err == nil {
 			then()
+		}
+		switch {
+		case !hasCallback:
+		case err == nil && !row.Callback.NextAt.IsZero():
+			owed := *row
+			b.deliveries.push(&owed)
+		default:
+			b.deliveries.leave(row.ID, engine.HostOf(row.Callback.URL), 0)
 		}
 	})
 }

@@ -140,8 +140,9 @@ func Interrupted(req *tandem.Request, now time.Time) *tandem.Request {
 }
 
 // Redeliver owes the callback of a request of the caller once more, with as many
-// attempts as it had at first, under the same webhook-id. It returns
-// CodeConflict if it has no callback or that is still being delivered.
+// further attempts as the policy has, whatever the caller had asked for at first,
+// under the same webhook-id. It returns CodeConflict if it has no callback or that
+// is still being delivered.
 func (e *Engine) Redeliver(ctx context.Context, who tandem.Caller, id string) (tandem.Request, error) {
 	req, err := e.request(ctx, who, id)
 	if err != nil {
@@ -155,7 +156,8 @@ func (e *Engine) Redeliver(ctx context.Context, who tandem.Caller, id string) (t
 	case cb.State == tandem.CallbackNone:
 		return req, &tandem.Error{Code: tandem.CodeConflict, Message: "the caller had the outcome as an answer: no callback was owed"}
 	}
-	return req, e.redeliver(ctx, &req)
+	err = e.redeliver(ctx, &req)
+	return req, err
 }
 
 func (e *Engine) redeliver(ctx context.Context, req *tandem.Request) error {

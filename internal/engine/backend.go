@@ -79,7 +79,8 @@ type Store interface {
 	// what the watch holds.
 	Watch(id string) (worked <-chan struct{}, stop func())
 	// Backlog returns how many accepted requests wait to be started, and since
-	// when the oldest of them does; zero time if none.
+	// when the oldest of them does; zero time if none. One waits from its NotBefore
+	// on, not before.
 	Backlog(ctx context.Context) (n int, oldest time.Time, err error)
 	// Ready returns nil if the store can be written.
 	Ready(ctx context.Context) error
@@ -104,6 +105,10 @@ type Backend interface {
 	// owed, until ctx ends; then it takes up no more, waits for the steps that
 	// run, and returns nil. The steps' context is not cancelled with ctx. Of one
 	// request no two attempts are under way at once, in whatever processes.
+	//
+	// From time to time it gives up the callbacks that Steps.TooOld tells of, but
+	// for those that are being attempted: as RecordAttempt would, without an
+	// attempt, and with LastTooOld for the last error.
 	Run(ctx context.Context, steps Steps) error
 	// Close commits what is queued and frees what the backend holds. Call it
 	// after Run has returned.
@@ -137,6 +142,10 @@ type Steps interface {
 	// first. Call it once per Admit, with the same host, unless you Leave. It returns
 	// CodeConflict if no attempt is owed; after any other error it still is.
 	Deliver(ctx context.Context, host string, req *tandem.Request) error
+	// TooOld says which callbacks are given up without a further attempt: those
+	// that are owed since before the one time, by Callback.Since or else WorkedAt,
+	// and due since before the other. Zero times say that none is.
+	TooOld() (owed, due time.Time)
 	// Interrupt stops the work of a request, if it runs in this process, as
 	// Store.Interrupt was asked to.
 	Interrupt(id string, why tandem.FailureCode)
@@ -145,6 +154,9 @@ type Steps interface {
 	Breaker(host string) callback.Breaker
 	SetBreaker(host string, b callback.Breaker)
 }
+
+// LastTooOld is the last error of a callback that Steps.TooOld told of.
+const LastTooOld = "it was too old before a further attempt could be made"
 
 // Admission is the answer of Steps.Admit.
 type Admission struct {

@@ -16,13 +16,27 @@ import (
 func (e *Engine) Admit(host string) Admission { return e.hosts.admit(host, e.opts.Now()) }
 
 // Leave implements Steps.
-func (e *Engine) Leave(host string) { e.hosts.leave(host, e.opts.Now(), false, false) }
+func (e *Engine) Leave(host string) { e.hosts.leave(host, e.opts.Now(), callback.Silent) }
 
 // Breaker implements Steps.
 func (e *Engine) Breaker(host string) callback.Breaker { return e.hosts.breaker(host) }
 
 // SetBreaker implements Steps.
 func (e *Engine) SetBreaker(host string, b callback.Breaker) { e.hosts.setBreaker(host, b) }
+
+// postponed is for how long an attempt that is due may be put off, at least,
+// before its callback is given up for its age. What was planned is so tried once,
+// if its host lets it: after a restart, too.
+const postponed = time.Minute
+
+// TooOld implements Steps.
+func (e *Engine) TooOld() (owed, due time.Time) {
+	now, maxAge := e.opts.Now(), e.opts.Policy.MaxAge
+	if maxAge == 0 || now.Sub(e.started) < postponed {
+		return time.Time{}, time.Time{}
+	}
+	return now.Add(-maxAge), now.Add(-postponed)
+}
 
 // Deliver implements Steps. It makes one attempt and records what came of it:
 // delivered, due again at Callback.NextAt, or given up.
@@ -40,7 +54,7 @@ func (e *Engine) Deliver(ctx context.Context, host string, req *tandem.Request) 
 		e.Leave(host)
 		return errHalted
 	}
-	e.hosts.leave(host, e.opts.Now(), true, !callback.CountsAgainstHost(answer))
+	e.hosts.leave(host, e.opts.Now(), callback.SignOf(answer))
 
 	attempt := tandem.Attempt{
 		Number:   number,
@@ -78,17 +92,18 @@ func (e *Engine) owed(ctx context.Context, req *tandem.Request) error {
 	return nil
 }
 
-// send makes the attempt on the wire. A body that cannot be built is an answer
-// too, so that such a callback is given up rather than tried for ever.
+// send makes the attempt on the wire. A message that cannot be written or signed
+// is an answer too, so that such a callback is seen to fail, and is given up rather
+// than tried for ever.
 func (e *Engine) send(ctx context.Context, req *tandem.Request, number int) callback.Answer {
 	now := e.now()
 	body, err := json.Marshal(event(req, number, now))
 	if err != nil {
-		return callback.Answer{At: now, Class: tandem.ClassProtocol, Error: "encode callback: " + err.Error()}
+		return callback.Answer{At: now, Class: tandem.ClassInternal, Error: "encode callback: " + err.Error()}
 	}
 	secrets := e.secrets(req.Owner)
 	if len(secrets) == 0 { // an unsigned callback could come from anybody
-		return callback.Answer{At: now, Class: tandem.ClassProtocol, Error: "there is no secret to sign the callback with"}
+		return callback.Answer{At: now, Class: tandem.ClassInternal, Error: "there is no secret to sign the callback with"}
 	}
 	return e.sender.Send(ctx, callback.Message{
 		URL:     req.Callback.URL,

@@ -104,7 +104,7 @@ type Engine struct {
 	running running
 	// unwritten counts the sync requests whose outcome could not be written yet.
 	unwritten atomic.Int64
-	seen      *Seen
+	seen      *seen
 	comebacks comebacks // to a backlog that was full
 	metrics   *metrics
 	drained   chan struct{} // closed by Drain

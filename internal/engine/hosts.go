@@ -41,26 +41,22 @@ func (h *hosts) admit(name string, now time.Time) Admission {
 	if known.inFlight >= h.perHost {
 		return Admission{}
 	}
-	breaker, admission := known.breaker.Admit(now)
-	if !admission.Allowed {
-		return Admission{Until: admission.Until}
+	breaker, ok, until := known.breaker.Admit(now)
+	if !ok {
+		return Admission{Until: until}
 	}
 	known.breaker = breaker
 	known.inFlight++
 	return Admission{OK: true}
 }
 
-// leave ends an attempt that was admitted. healthy says whether the host, as
-// far as the breaker cares, did its part; judged is false for an attempt that
-// says nothing about the host.
-func (h *hosts) leave(name string, now time.Time, judged, healthy bool) {
+// leave ends an attempt that was admitted, with what it has told of the host.
+func (h *hosts) leave(name string, now time.Time, sign callback.Sign) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	known := h.known[name]
 	known.inFlight--
-	if judged {
-		known.breaker = known.breaker.Record(now, healthy)
-	}
+	known.breaker = known.breaker.Record(now, sign)
 	if known.inFlight == 0 && known.breaker == (callback.Breaker{}) {
 		delete(h.known, name)
 	}

@@ -1,16 +1,22 @@
 package engine_test
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
+	"io"
+	"net"
+	"net/http"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"tandem"
+	"tandem/internal/callback"
 	"tandem/internal/egress"
 	"tandem/internal/engine"
+	"tandem/webhook"
 	"tandem/work"
 )
 
@@ -35,31 +41,81 @@ func onFull(t *testing.T, test func(t *testing.T, e *engine.Engine, f *full)) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &full{model: openModel(newTable(), 100)}
 		f.broken.Store(true)
-		registry := &work.Registry{}
-		err := registry.Register(work.Kind{Name: "quick", Class: work.Waits, Func: func(context.Context, work.Input) (json.RawMessage, error) {
+		e := engineOn(t, f, engine.Options{}, work.Kind{Name: "quick", Class: work.Waits, Func: func(context.Context, work.Input) (json.RawMessage, error) {
 			f.ran.Add(1)
 			return json.RawMessage(`{}`), nil
 		}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		guard, err := egress.New(egress.Options{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		e, err := engine.New(f, registry, guard, nil, nil, engine.Options{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		ctx, stop := context.WithCancel(t.Context())
-		done := make(chan error, 1)
-		go func() { done <- e.Run(ctx) }()
+		defer running(t, e)()
 		test(t, e, f)
-		stop()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
 	})
+}
+
+// engineOn is an engine on a backend that works the kinds, those of quickWork if
+// there are none. Whatever it sends is taken; of the owner "keyless" it can sign
+// nothing.
+func engineOn(t *testing.T, b engine.Backend, opts engine.Options, kinds ...work.Kind) *engine.Engine {
+	t.Helper()
+	if len(kinds) == 0 {
+		kinds = []work.Kind{{Name: "quick", Class: work.Waits, Func: func(context.Context, work.Input) (json.RawMessage, error) {
+			return json.RawMessage(`{}`), nil
+		}}}
+	}
+	registry := &work.Registry{}
+	for _, kind := range kinds {
+		if err := registry.Register(kind); err != nil {
+			t.Fatal(err)
+		}
+	}
+	guard, err := egress.New(egress.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sender := callback.NewSender(func(context.Context, string, string) (net.Conn, error) {
+		ours, its := net.Pipe()
+		go takeAll(its)
+		return ours, nil
+	}, callback.Options{})
+	t.Cleanup(sender.Close)
+	e, err := engine.New(b, registry, guard, sender, func(owner string) []webhook.Secret {
+		if owner == "keyless" {
+			return nil
+		}
+		return []webhook.Secret{simSecret}
+	}, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
+// takeAll is a receiver that answers 204 to all that comes.
+func takeAll(conn net.Conn) {
+	defer conn.Close()
+	for in := bufio.NewReader(conn); ; {
+		r, err := http.ReadRequest(in)
+		if err != nil {
+			return // the sender has closed it
+		}
+		if _, err := io.Copy(io.Discard, r.Body); err != nil {
+			return
+		}
+		if _, err := io.WriteString(conn, "HTTP/1.1 204 No Content\r\n\r\n"); err != nil {
+			return
+		}
+	}
+}
+
+// running runs an engine, and stops it with the function it returns.
+func running(t *testing.T, e *engine.Engine) (stop func()) {
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- e.Run(ctx) }()
+	return func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("run: %v", err)
+		}
+	}
 }
 
 var quickWork = engine.Submission{Workload: "quick", Complexity: 1, Data: []byte(`{}`)}

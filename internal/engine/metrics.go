@@ -69,7 +69,7 @@ func (m *metrics) attempted(a tandem.Attempt) {
 type gauges struct{ e *Engine }
 
 var (
-	descDepth        = prometheus.NewDesc("tandem_queue_depth", "Accepted requests that wait to be started.", nil, nil)
+	descDepth        = prometheus.NewDesc("tandem_queue_depth", "Accepted requests that may begin, and wait to be started.", nil, nil)
 	descAge          = prometheus.NewDesc("tandem_queue_age_seconds", "How long the oldest of them waits.", nil, nil)
 	descInFlight     = prometheus.NewDesc("tandem_in_flight", "Work and delivery attempts in progress.", nil, nil)
 	descSlots        = prometheus.NewDesc("tandem_slots", "Slots for work.", []string{"lane"}, nil)

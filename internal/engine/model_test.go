@@ -21,12 +21,13 @@ type model struct {
 	*table
 	maxPending int
 	now        func() time.Time
+	lookForOld time.Duration // how often
 
 	// Of this process; the lock is the table's.
 	closed   bool
 	notes    []tandem.Request         // begun and not written yet
 	watchers map[chan struct{}]string // value: the request's id
-	held     map[string]bool          // requests that a step of this process has
+	held     map[string]tandem.Status // requests that a step of this process has, and how they stood then
 }
 
 // table is what outlives a process.
@@ -83,8 +84,9 @@ func openModel(t *table, maxPending int) *model {
 		table:      t,
 		maxPending: maxPending,
 		now:        func() time.Time { return time.Now().UTC().Truncate(time.Microsecond) },
+		lookForOld: 100 * time.Millisecond,
 		watchers:   make(map[chan struct{}]string),
-		held:       make(map[string]bool),
+		held:       make(map[string]tandem.Status),
 	}
 	m.rescue(func(*row) bool { return true })
 	return m
@@ -489,10 +491,12 @@ func (m *model) Backlog(context.Context) (n int, oldest time.Time, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, r := range m.order {
-		if r.Mode == tandem.Async && r.Status == tandem.Pending {
-			if n++; n == 1 {
-				oldest = r.CreatedAt
-			}
+		since := later(r.NotBefore, r.CreatedAt)
+		if r.Mode != tandem.Async || r.Status != tandem.Pending || since.After(m.now()) {
+			continue
+		}
+		if n++; n == 1 || since.Before(oldest) {
+			oldest = since
 		}
 	}
 	return n, oldest, nil
@@ -549,9 +553,33 @@ func (m *model) Run(ctx context.Context, steps engine.Steps) error {
 			m.letGo(req.ID)
 		}
 	})
+	loops.Go(func() {
+		for ; ctx.Err() == nil; sleep(ctx, m.lookForOld) {
+			m.giveUpOld(steps.TooOld())
+		}
+	})
 	loops.Wait()
 	running.Wait()
 	return nil
+}
+
+// giveUpOld gives up the callbacks that are too old.
+func (m *model) giveUpOld(owed, due time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, r := range m.order {
+		cb := r.Callback
+		stood, held := m.held[r.ID]
+		if attempted := held && stood.Worked(); attempted || cb.NextAt.IsZero() || !cb.NextAt.Before(due) || !later(r.WorkedAt, cb.Since).Before(owed) {
+			continue
+		}
+		next := r.Request
+		next.Callback.State, next.Callback.NextAt, next.Callback.LastError = tandem.CallbackGivenUp, time.Time{}, engine.LastTooOld
+		if next.Status == tandem.Completed {
+			next.Status = tandem.CallbackFailed
+		}
+		m.put(r, next)
+	}
 }
 
 // startable is when a row may be started; never is the zero time.
@@ -625,11 +653,11 @@ func (m *model) next(ctx context.Context, due func(*row) time.Time) *tandem.Requ
 		m.mu.Lock()
 		for _, r := range m.order {
 			at := due(r)
-			if at.IsZero() || m.held[r.ID] {
+			if _, held := m.held[r.ID]; held || at.IsZero() {
 				continue
 			}
 			if !at.After(now) {
-				m.held[r.ID] = true
+				m.held[r.ID] = r.Status
 				req := r.Request
 				m.mu.Unlock()
 				return &req

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"time"
 
@@ -57,8 +58,9 @@ func (e *Engine) Process(ctx context.Context, req *tandem.Request) error {
 		req.StartedAt = e.now()
 		return true, nil
 	})
-	if err != nil { // stopped while it waited for its slot
+	if err != nil { // stopped while it waited for its slot: it was started, and has not run
 		slots.unreserve()
+		req.StartedAt = time.Time{}
 		if errors.Is(err, errHalted) {
 			return e.giveBack(ctx, req)
 		}
@@ -247,7 +249,21 @@ func (p *panicError) Error() string { return fmt.Sprintf("the work panicked: %v"
 
 var errWorkDeadline = errors.New("the work ran past its deadline")
 
-// judge decides what a returned Func means for its request.
+// maxMessage is how much of what the work says of its failure is kept, in bytes.
+const maxMessage = 1 << 10
+
+// tidy bounds a message that may be of any size, and keeps it text.
+func tidy(s string) string {
+	text := strings.ToValidUTF8(s[:min(len(s), maxMessage)], "\uFFFD")
+	if len(s) <= maxMessage && len(text) <= maxMessage {
+		return text
+	}
+	const more = "..."
+	return strings.ToValidUTF8(text[:min(len(text), maxMessage-len(more))], "") + more
+}
+
+// judge decides what a returned Func means for its request. The message of a
+// failure is text of at most maxMessage bytes.
 func judge(out outcome) (json.RawMessage, *tandem.Failure) {
 	switch {
 	case out.err == nil && len(out.result) > tandem.MaxResult:
@@ -272,15 +288,15 @@ func judge(out outcome) (json.RawMessage, *tandem.Failure) {
 // failureOf sorts the error of a Func whose context had not ended.
 func failureOf(err error) *tandem.Failure {
 	if p, ok := errors.AsType[*panicError](err); ok {
-		return &tandem.Failure{Code: tandem.FailurePanic, Message: p.Error()}
+		return &tandem.Failure{Code: tandem.FailurePanic, Message: tidy(p.Error())}
 	}
 	if u, ok := errors.AsType[*work.UpstreamError](err); ok {
-		return &tandem.Failure{Code: tandem.FailureUpstream, Message: u.Error(), Upstream: u.Status}
+		return &tandem.Failure{Code: tandem.FailureUpstream, Message: tidy(u.Error()), Upstream: u.Status}
 	}
 	if f, ok := errors.AsType[*tandem.Failure](err); ok {
-		return f
+		return &tandem.Failure{Code: f.Code, Message: tidy(f.Message), Upstream: f.Upstream}
 	}
-	return &tandem.Failure{Code: tandem.FailureWork, Message: err.Error()}
+	return &tandem.Failure{Code: tandem.FailureWork, Message: tidy(err.Error())}
 }
 
 func unknownWorkload(context.Context, work.Input) (json.RawMessage, error) {

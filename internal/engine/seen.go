@@ -9,10 +9,10 @@ import (
 	"tandem"
 )
 
-// Seen is what this process has seen lately: the latencies of the last ten
+// seen is what this process has seen lately: the latencies of the last ten
 // minutes and the requests worked in the last minute. It starts empty with the
 // process; what is counted for ever is in the Store's counters.
-type Seen struct {
+type seen struct {
 	began      time.Time
 	processing map[tandem.Mode]*window
 	queue      map[tandem.Mode]*window
@@ -20,11 +20,11 @@ type Seen struct {
 	worked     map[tandem.Mode]*meter
 }
 
-// Window is how far back Seen's percentiles look.
+// Window is how far back Percentiles look.
 const Window = 10 * time.Minute
 
-func newSeen(now time.Time) *Seen {
-	s := &Seen{
+func newSeen(now time.Time) *seen {
+	s := &seen{
 		began:      now,
 		processing: make(map[tandem.Mode]*window),
 		queue:      make(map[tandem.Mode]*window),
@@ -37,7 +37,12 @@ func newSeen(now time.Time) *Seen {
 	return s
 }
 
+// seenWorked notes how long a request has waited and run. One that was stopped
+// before it ran has no part in the figures.
 func (e *Engine) seenWorked(req *tandem.Request) {
+	if req.StartedAt.IsZero() {
+		return
+	}
 	now := e.opts.Now()
 	e.seen.processing[req.Mode].add(now, req.ProcessingTime())
 	e.seen.queue[req.Mode].add(now, req.QueueTime())

@@ -87,14 +87,14 @@ func TestAHostIsLimitedAndLeftAloneOnItsOwn(t *testing.T) {
 	if !admit("b", noon) {
 		t.Fatal("one full host holds up another")
 	}
-	h.leave("a", noon, true, true)
+	h.leave("a", noon, callback.Well)
 	if !admit("a", noon) {
 		t.Fatal("an attempt that ended leaves no room")
 	}
 	for range 2 {
-		h.leave("a", noon, false, false)
+		h.leave("a", noon, callback.Silent)
 	}
-	h.leave("b", noon, true, true)
+	h.leave("b", noon, callback.Well)
 	if n := len(h.known); n != 0 {
 		t.Errorf("%d hosts are remembered without a reason", n)
 	}
@@ -103,7 +103,7 @@ func TestAHostIsLimitedAndLeftAloneOnItsOwn(t *testing.T) {
 		if !admit("a", noon) {
 			t.Fatalf("left alone after %d failures", i)
 		}
-		h.leave("a", noon, true, false)
+		h.leave("a", noon, callback.Ill)
 	}
 	refused := h.admit("a", noon)
 	if refused.OK || !refused.Until.Equal(noon.Add(callback.BreakerOpen)) {
@@ -118,10 +118,14 @@ func TestAHostIsLimitedAndLeftAloneOnItsOwn(t *testing.T) {
 			t.Errorf("half-open, attempt %d: want one probe and no second", i+1)
 		}
 	}
+	h.leave("a", later, callback.Silent)
+	if !admit("a", later) {
+		t.Error("a probe that was not made keeps the next one back")
+	}
 	if n := h.byBreaker(later); n["half_open"] != 1 || n["open"] != 0 {
 		t.Errorf("by breaker: %v, want one half-open", n)
 	}
-	h.leave("a", later, true, true)
+	h.leave("a", later, callback.Well)
 	for range 2 {
 		if !admit("a", later) {
 			t.Error("a probe that succeeded does not close the breaker")
@@ -135,7 +139,7 @@ func TestHostsRememberedForFailuresAreBounded(t *testing.T) {
 	for i := range maxIdleHosts + 100 {
 		name := fmt.Sprint(i)
 		h.admit(name, noon)
-		h.leave(name, noon, true, false)
+		h.leave(name, noon, callback.Ill)
 	}
 	if n := len(h.known); n > maxIdleHosts {
 		t.Errorf("%d hosts are remembered, over %d", n, maxIdleHosts)
@@ -154,7 +158,7 @@ func TestAMillionHostsTakeBoundedMemory(t *testing.T) {
 		name := fmt.Sprintf("host-%d.example:443", i)
 		for range callback.BreakerFailures {
 			if h.admit(name, noon).OK {
-				h.leave(name, noon, true, false)
+				h.leave(name, noon, callback.Ill)
 			}
 		}
 	}
@@ -178,7 +182,7 @@ func TestAMillionCallbacksToOneHostTakeNoMemory(t *testing.T) {
 	made, now := 0, noon
 	for range 1_000_000 {
 		if h.admit("dead.example:443", now).OK {
-			h.leave("dead.example:443", now, true, false)
+			h.leave("dead.example:443", now, callback.Ill)
 			made++
 		}
 		now = now.Add(time.Second)

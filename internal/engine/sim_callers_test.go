@@ -149,7 +149,11 @@ func (w *world) told(a *asked, req *tandem.Request, replayed bool, refusal bool,
 			w.brokeLocked("r%d under key %s is answered with %s, which is of another", a.n, a.key, w.names[req.ID])
 			return
 		}
-		if req.Status.Worked() && first.answer == nil {
+		switch {
+		case !req.Status.Worked():
+			first.safe = true
+			w.happened["replayed as a promise"]++
+		case first.answer == nil:
 			copied := *req
 			first.answer = &copied
 		}

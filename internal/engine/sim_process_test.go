@@ -168,9 +168,14 @@ type process struct {
 	stopRun func()
 	ended   chan struct{} // Run has returned
 
+	began    time.Time
 	stopping bool // asked to end
 	dead     bool // under w.mu: nothing that it does has an effect any more
 	calls    int  // under w.mu: callers that wait for it
+	// Under w.mu, by id: steps that have begun and not ended, and when the last one
+	// ended.
+	steps map[string]int
+	ends  map[string]time.Time
 }
 
 var simSecret = webhook.NewSecret()
@@ -182,7 +187,8 @@ func (w *world) start() {
 		w.t.Fatalf("open: %v", err)
 	}
 	w.n++
-	p := &process{w: w, n: w.n, backend: backend, metrics: prometheus.NewRegistry(), ended: make(chan struct{})}
+	p := &process{w: w, n: w.n, backend: backend, metrics: prometheus.NewRegistry(), ended: make(chan struct{}), began: time.Now(),
+		steps: make(map[string]int), ends: make(map[string]time.Time)}
 	w.note("p%d starts", p.n)
 	registry := &work.Registry{}
 	for _, kind := range []work.Kind{
@@ -228,6 +234,10 @@ func (w *world) start() {
 const (
 	simAttempts = 4
 	simMaxAge   = time.Hour
+	// simLookForOld is how often a backend looks for callbacks that are too old, at
+	// least, and simSlack for how long one that is due may be so.
+	simLookForOld = time.Minute
+	simSlack      = time.Minute + simLookForOld
 )
 
 // crash ends a process at once. What it had not committed is lost.
@@ -513,13 +523,28 @@ func (s gatedSteps) Process(ctx context.Context, req *tandem.Request) error {
 	if req.Status == tandem.Processing {
 		s.p.w.startedAsAccepted(req.ID, s.p)
 	}
+	defer s.p.begins(req.ID)()
 	s.p.w.park(context.Background(), s.p, atStep, "process "+s.p.w.name(req.ID)) // a dead one has no effect
 	return s.Steps.Process(ctx, req)
 }
 
 func (s gatedSteps) Deliver(ctx context.Context, host string, req *tandem.Request) error {
+	defer s.p.begins(req.ID)()
 	s.p.w.park(context.Background(), s.p, atStep, "deliver "+s.p.w.name(req.ID))
 	return s.Steps.Deliver(ctx, host, req)
+}
+
+// begins notes that a step of a request begins, and then that it ends.
+func (p *process) begins(id string) (ended func()) {
+	p.w.mu.Lock()
+	defer p.w.mu.Unlock()
+	p.steps[id]++
+	return func() {
+		p.w.mu.Lock()
+		defer p.w.mu.Unlock()
+		p.steps[id]--
+		p.ends[id] = time.Now()
+	}
 }
 
 // work is what every request asks for. It goes on when its turn has come. One

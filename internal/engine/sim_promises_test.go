@@ -30,9 +30,10 @@ type known struct {
 	reopened bool            // a process has just begun
 	rescued  map[string]bool // taken from a process that has just ended
 
-	starter map[string]*process // who started the work last, by id
-	again   map[string]bool     // a redelivery may just have been committed
-	running map[int][]*run      // work under way, by ordinal
+	starter map[string]*process  // who started the work last, by id
+	again   map[string]bool      // a redelivery may just have been committed
+	planned map[string]time.Time // when an attempt was seen to be planned last, by id
+	running map[int][]*run       // work under way, by ordinal
 
 	arrived map[string]int    // callbacks that reached a receiver, by id
 	agreed  map[string]int    // those that it answered with 2xx
@@ -53,6 +54,7 @@ func newKnown() known {
 		attempts: make(map[string][]tandem.Attempt),
 		starter:  make(map[string]*process),
 		again:    make(map[string]bool),
+		planned:  make(map[string]time.Time),
 		rescued:  make(map[string]bool),
 		running:  make(map[int][]*run),
 		arrived:  make(map[string]int),
@@ -200,6 +202,9 @@ func (w *world) check() {
 		}
 	}
 	for id, after := range rows {
+		if !w.rows[id].Callback.NextAt.Equal(after.Callback.NextAt) {
+			w.planned[id] = time.Now()
+		}
 		if fault := w.checkRow(&after); fault != "" {
 			w.brokeLocked("%s: %s: %s", w.names[id], fault, describe(&after))
 		}
@@ -281,6 +286,9 @@ func (w *world) checkMove(before, after *tandem.Request) string {
 	}
 	if moved && after.Status.Worked() && after.Callback.State == tandem.CallbackGivenUp || b.State != a.State && a.State == tandem.CallbackGivenUp {
 		w.happened["given up"]++
+		if a.Attempts == b.Attempts {
+			w.happened["given up unattempted"]++
+		}
 	}
 	if a.Attempts < b.Attempts || a.Attempts > b.Attempts+1 {
 		return "attempts are counted one by one"
@@ -349,13 +357,27 @@ func (w *world) checkRow(r *tandem.Request) string {
 			return fmt.Sprintf("attempt %d has number %d", i+1, attempt.Number)
 		}
 	}
-	if cb.State == tandem.CallbackGivenUp {
-		last := attempts[len(attempts)-1]
-		if cb.Attempts < cb.MaxAttempts && last.Class != tandem.ClassGone && time.Since(later(r.WorkedAt, cb.Since)) <= simMaxAge {
-			return "it was given up too early"
-		}
+	since := later(r.WorkedAt, cb.Since)
+	switch gone := len(attempts) > 0 && attempts[len(attempts)-1].Class == tandem.ClassGone; {
+	case cb.State == tandem.CallbackGivenUp && cb.Attempts < cb.MaxAttempts && !gone && time.Since(since) <= simMaxAge:
+		return "it was given up too early"
+	case !cb.NextAt.IsZero() && w.outlives(r.ID, later(since.Add(simMaxAge), cb.NextAt)):
+		return "it should have been given up for its age"
 	}
 	return ""
+}
+
+// outlives reports whether a callback is owed although it has been too old, and
+// due, since a time, and no step of the live process has it.
+func (w *world) outlives(id string, since time.Time) bool {
+	p := w.live
+	if p.stopping || p.steps[id] > 0 {
+		return false
+	}
+	for _, t := range []time.Time{w.planned[id], p.began, p.ends[id]} {
+		since = later(since, t)
+	}
+	return time.Since(since) > simSlack
 }
 
 // checkAsked holds the rows against what callers were told.
@@ -383,8 +405,8 @@ func (w *world) checkAsked(rows map[string]tandem.Request) {
 			w.brokeLocked("r%d: its caller was told %s, on record is %s", a.n, describe(a.answer), describe(&r))
 		case a.canceled && (r.Failure == nil || r.Failure.Code != tandem.FailureCancelled):
 			w.brokeLocked("r%d was cancelled, on record is %s", a.n, describe(&r))
-		case a.safe && a.callback && r.Callback.State == tandem.CallbackNone:
-			w.brokeLocked("r%d was promised and owes no callback: %s", a.n, describe(&r))
+		case a.safe && (r.Waited || a.callback && r.Callback.State == tandem.CallbackNone):
+			w.brokeLocked("r%d was promised and is not treated so: %s", a.n, describe(&r))
 		}
 	}
 }

@@ -109,10 +109,10 @@ var raced bool
 // essential is what must have happened in some world, so that its absence of
 // faults means something.
 var essential = []string{
-	"accept", "accepted", "do", "done", "try", "try promised", "try answered", "replayed", "cancelled", "redelivered",
+	"accept", "accepted", "do", "done", "try", "try promised", "try answered", "replayed", "replayed as a promise", "cancelled", "redelivered",
 	"work", "work fails", "work panics", "receiver answers 200", "receiver answers 500", "receiver answers 410",
 	"crash", "stop", "storage fails", "caller leaves", "started again", "failed: crashed_worker",
-	"failed: interrupted", "failed: expired", "failed: cancelled", "failed: timeout", "given up",
+	"failed: interrupted", "failed: expired", "failed: cancelled", "failed: timeout", "given up", "given up unattempted",
 }
 
 // simStore is where a world keeps its requests, over all of its processes.
@@ -140,7 +140,9 @@ func (s *modelStore) open(context.Context) (engine.Backend, error) {
 	if s.table == nil { // not before: its channels belong to the bubble
 		s.table = newTable()
 	}
-	return openModel(s.table, 12), nil
+	m := openModel(s.table, 12)
+	m.lookForOld = simLookForOld
+	return m, nil
 }
 
 func (s *modelStore) changed() bool {

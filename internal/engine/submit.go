@@ -66,7 +66,9 @@ func (e *Engine) Do(ctx context.Context, sub Submission) (req *tandem.Request, r
 	return req, false, err
 }
 
-// replay reads the request that holds an Idempotency-Key.
+// replay reads the request that holds an Idempotency-Key. One that is not worked
+// yet becomes a promise, if it was none: the caller who waited for it may have
+// been lost, and this one will be told that it is accepted.
 func (e *Engine) replay(ctx context.Context, holder string, err error) (*tandem.Request, error) {
 	if err != nil {
 		return nil, err
@@ -75,10 +77,30 @@ func (e *Engine) replay(ctx context.Context, holder string, err error) (*tandem.
 	if err != nil {
 		return nil, err
 	}
-	if req.Mode == tandem.Sync && !req.Status.Worked() {
+	switch {
+	case req.Status.Worked():
+		return &req, nil
+	case req.Mode == tandem.Sync:
 		return nil, errStillWorked
+	case req.Waited:
+		return e.release(ctx, &req)
 	}
 	return &req, nil
+}
+
+// release makes a request that a caller waits for a promise, and returns it as it
+// stands then: worked already, or promised by another call, too.
+func (e *Engine) release(ctx context.Context, req *tandem.Request) (*tandem.Request, error) {
+	err := e.backend.Release(ctx, req)
+	if tandem.CodeOf(err) == tandem.CodeConflict {
+		var found tandem.Request
+		found, err = e.backend.Request(ctx, req.ID)
+		req = &found
+	}
+	if err != nil {
+		return nil, err
+	}
+	return req, nil
 }
 
 // do runs a sync request. Of one with an Idempotency-Key that another request
@@ -217,12 +239,8 @@ func (e *Engine) Try(ctx context.Context, sub Submission, wait time.Duration) (r
 			return req, false, errors.Join(ctx.Err(), err)
 		}
 	}
-	ctx = context.WithoutCancel(ctx)
-	if err := e.backend.Release(ctx, req); err == nil || tandem.CodeOf(err) != tandem.CodeConflict {
-		return req, false, err
-	}
-	found, err := e.backend.Request(ctx, req.ID) // it was worked in time
-	return &found, false, err
+	req, err = e.release(context.WithoutCancel(ctx), req)
+	return req, false, err
 }
 
 // newAsync makes the async request that a submission asks for, or says why it

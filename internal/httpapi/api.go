@@ -349,14 +349,16 @@ func (a *API) answerOf(ctx context.Context, req *tandem.Request, replayed, waits
 	return answer, nil
 }
 
-// promise is a 202 in words: it says "on disk" only where that is so.
+// promise is a 202 in words: it says "on disk" only where that is so, and promises
+// a callback only if there is one. There is none of a request whose outcome was
+// its caller's answer, should that be asked for again.
 func (a *API) promise(req *tandem.Request) string {
-	where, outcome := "on disk", "the outcome will be sent to callback_url"
+	where, outcome := "on disk", "ask for the outcome at status_url"
 	if _, durable := a.engine.Backend(); !durable {
 		where = "accepted, but not durable: see /healthz"
 	}
-	if req.Callback.URL == "" {
-		outcome = "ask for the outcome at status_url"
+	if req.Callback.State != tandem.CallbackNone {
+		outcome = "the outcome will be sent to callback_url"
 	}
 	return where + "; " + outcome
 }

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -223,6 +224,31 @@ func TestAsyncAnswersWithWhereToLook(t *testing.T) {
 	}
 	if attempts := get[[]any](s, got.StatusURL+"/attempts"); len(attempts) != 0 {
 		t.Errorf("a request without a callback has attempts: %v", attempts)
+	}
+}
+
+func TestARepetitionPromisesACallbackOnlyIfThereIsOne(t *testing.T) {
+	s := newService(t, Options{}, engine.Options{})
+	const body = `{"data":{"a":1},"callback_url":"http://127.0.0.1:9/hook"}`
+	for i, row := range []struct {
+		name, first string
+		status      int
+		want        string
+	}{
+		{"its outcome was the answer", "respond-async, wait=20", http.StatusOK, "on disk; ask for the outcome at status_url"},
+		{"it was promised", "respond-async", http.StatusAccepted, "on disk; the outcome will be sent to callback_url"},
+	} {
+		if a := s.do("POST", "/sync", body, "Prefer", row.first, "Idempotency-Key", strconv.Itoa(i)); a.StatusCode != row.status {
+			t.Fatalf("%s: %s %s", row.name, a.Status, a.body)
+		}
+		again := s.do("POST", "/sync", body, "Prefer", "respond-async", "Idempotency-Key", strconv.Itoa(i))
+		var got AsyncAnswer
+		if err := json.Unmarshal(again.body, &got); err != nil || again.StatusCode != http.StatusAccepted || again.Header.Get("Idempotency-Replayed") != "true" {
+			t.Fatalf("%s: %s %s", row.name, again.Status, again.body)
+		}
+		if got.Message != row.want {
+			t.Errorf("%s: the repetition says %q, want %q", row.name, got.Message, row.want)
+		}
 	}
 }
 

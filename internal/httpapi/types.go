@@ -86,7 +86,7 @@ type AttemptRecord struct {
 	At         time.Time `json:"at"`
 	DurationMS float64   `json:"duration_ms"`
 	StatusCode *int      `json:"status_code" doc:"null if there was no answer"`
-	ErrorClass *string   `json:"error_class" enum:"dns,connect,tls,timeout,protocol,denied,redirect,4xx,gone,rate_limited,5xx" doc:"null if it was delivered"`
+	ErrorClass *string   `json:"error_class" enum:"dns,connect,tls,timeout,protocol,denied,redirect,4xx,gone,rate_limited,5xx,internal" doc:"null if it was delivered"`
 	Error      *string   `json:"error"`
 	Answer     string    `json:"answer" doc:"The first KiB of the answer"`
 }

@@ -89,9 +89,6 @@ func New(rate Rate) *Limiter {
 	return &Limiter{rate: rate, epoch: time.Now(), callers: make(map[string]*list.Element), recent: list.New()}
 }
 
-// Rate returns what the limiter allows.
-func (l *Limiter) Rate() Rate { return l.rate }
-
 // Take decides on a request of the caller at time now, which must carry a
 // monotonic reading, and counts it if it is allowed.
 func (l *Limiter) Take(key string, now time.Time) Decision {

@@ -96,17 +96,19 @@ func NewQueue[W any](log *slog.Logger, metrics prometheus.Registerer) (*Queue[W]
 // Do queues a write and waits until its outcome is certain. If ctx ends first
 // the write stays queued and the error is CodeUnknown. then, if it is not nil,
 // is told the outcome before Do returns it, and whether somebody still waits for
-// it or not; but not if the write could not be queued. It runs on Run's
-// goroutine and must not block.
+// it or not. It runs on Run's goroutine, or on the caller's if the write could not
+// be queued, and must not block.
 func (q *Queue[W]) Do(ctx context.Context, write W, then func(error)) error {
 	outcome := make(chan error, 1)
+	if then == nil {
+		then = func(error) {}
+	}
 	err := q.post(ctx, entry[W]{write, func(err error) {
-		if then != nil {
-			then(err)
-		}
+		then(err)
 		outcome <- err
 	}})
 	if err != nil {
+		then(err)
 		return err
 	}
 	select {
@@ -117,15 +119,17 @@ func (q *Queue[W]) Do(ctx context.Context, write W, then func(error)) error {
 	}
 }
 
-// Note queues a write whose outcome nobody waits for. So as not to cost a commit
-// of its own, it waits a moment for a write to share one with.
-func (q *Queue[W]) Note(write W) error {
-	return q.post(context.Background(), entry[W]{write: write})
-}
+// Note queues a write whose outcome nobody waits for, and does not wait itself: it
+// returns an error, and the write is lost, while the queue is full. So as not to
+// cost a commit of its own, what is queued waits a moment for a write to share one
+// with.
+func (q *Queue[W]) Note(write W) error { return q.post(AtOnce, entry[W]{write: write}) }
 
-// post queues a write; it blocks while the queue is full.
+// post queues a write; it blocks while the queue is full, until ctx ends.
 func (q *Queue[W]) post(ctx context.Context, e entry[W]) error {
-	q.closing.RLock()
+	if !q.closing.TryRLock() { // only Close holds it, or waits for those who are ahead of it
+		return engine.ErrClosed
+	}
 	defer q.closing.RUnlock()
 	if q.closed {
 		return engine.ErrClosed

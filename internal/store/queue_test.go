@@ -214,7 +214,7 @@ func TestACallerThatLeavesDoesNotCancelItsWrite(t *testing.T) {
 	})
 }
 
-func TestAFullQueueMakesCallersWait(t *testing.T) {
+func TestAFullQueueMakesCallersWaitAndLosesNotes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q, s := newQueue(t), &storage{}
 		const room = 4 * store.MaxBatch
@@ -225,9 +225,16 @@ func TestAFullQueueMakesCallersWait(t *testing.T) {
 		}
 		brief, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		err := q.Do(brief, -1, func(err error) { t.Errorf("a write that was not queued is told %v", err) })
+		var told error
+		err := q.Do(brief, -1, func(err error) { told = err })
 		if fault, ok := err.(*tandem.Error); !ok || fault.Code != tandem.CodeUnavailable || fault.RetryAfter <= 0 {
 			t.Errorf("a caller that cannot wait is told %#v", err)
+		}
+		if told != err {
+			t.Errorf("what follows from a write that was not queued is told %v, want what its caller is told", told)
+		}
+		if err := q.Note(-2); tandem.CodeOf(err) != tandem.CodeUnavailable {
+			t.Errorf("a note for which there is no room ends with %v, want unavailable", err)
 		}
 		patient := make(chan error, 1)
 		go func() { patient <- q.Do(t.Context(), room, nil) }()
@@ -235,6 +242,9 @@ func TestAFullQueueMakesCallersWait(t *testing.T) {
 		// It found the queue open, so closing it waits until it has its place.
 		var closed sync.WaitGroup
 		closed.Go(q.Close)
+		if err := q.Note(-3); err == nil { // full, or closed
+			t.Error("a note is taken while the queue is full")
+		}
 		q.Run(s.commit)
 		closed.Wait()
 		if err := <-patient; err != nil {

@@ -223,6 +223,40 @@ var reads = []rule{
 			s.Errorf("got %d since %v, want 2 since %v", n, oldest, first.CreatedAt)
 		}
 	}},
+	{"a request is of the backlog from its time on, not before", func(s *suite) {
+		b := s.backend(Options{})
+		accept := func(lane string, created, notBefore time.Duration) *tandem.Request {
+			req := pending("")
+			req.Lane, req.CreatedAt = lane, req.CreatedAt.Add(created)
+			if notBefore != 0 {
+				req.NotBefore = req.CreatedAt.Add(notBefore)
+			}
+			s.must(b.Accept(s.Context(), req))
+			return req
+		}
+		want := func(what string, n int, since time.Time) {
+			s.Helper()
+			got, oldest, err := b.Backlog(s.Context())
+			s.must(err)
+			if got != n || !oldest.Equal(since) {
+				s.Errorf("%s: got %d since %v, want %d since %v", what, got, oldest, n, since)
+			}
+		}
+		accept("cpu", -24*time.Hour, 7*24*time.Hour)
+		accept("io", -24*time.Hour, 7*24*time.Hour)
+		want("what is not due", 0, time.Time{})
+		past := accept("io", -time.Minute, -time.Hour)
+		want("what was due before it was accepted", 1, past.CreatedAt)
+		due := accept("io", -24*time.Hour, 23*time.Hour)
+		want("what was due an hour ago", 2, due.NotBefore)
+		waiting := accept("io", -2*time.Hour, 0)
+		want("what waits for longer", 3, waiting.CreatedAt)
+		s.start(b, waiting)
+		want("what is still due", 2, due.NotBefore)
+		s.start(b, due)
+		s.start(b, past)
+		want("when all that is due has begun", 0, time.Time{})
+	}},
 	{"a backend that is open is ready", func(s *suite) {
 		s.must(s.backend(Options{}).Ready(s.Context()))
 	}},

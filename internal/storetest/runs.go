@@ -20,10 +20,15 @@ type steps struct {
 
 	// process, if set, decides what becomes of a started request.
 	process func(req *tandem.Request) error
+	// committed, if set, is called when the outcome of a request is committed,
+	// before the backend is told so.
+	committed func(req *tandem.Request)
 	// admit and deliver, if set, do the same for attempts; without them every
 	// host admits, and every attempt delivers.
 	admit   func(host string) engine.Admission
 	deliver func(req *tandem.Request)
+	// tooOld, if set, says which callbacks are too old; without it none is.
+	tooOld func() (owed, due time.Time)
 
 	processed chan string // ids, in the order of their outcome
 	delivered chan string
@@ -32,6 +37,7 @@ type steps struct {
 
 	attempting sync.Map     // ids of requests with an attempt under way
 	twice      atomic.Int32 // attempts that were under way beside another of the same request
+	early      atomic.Int32 // attempts that were made before they were due
 }
 
 func newSteps(b engine.Backend) *steps {
@@ -55,6 +61,9 @@ func (st *steps) Process(ctx context.Context, req *tandem.Request) error {
 	}
 	if err := st.b.Complete(ctx, succeed(req)); err != nil {
 		return err
+	}
+	if st.committed != nil {
+		st.committed(req)
 	}
 	st.processed <- req.ID
 	return nil
@@ -80,6 +89,13 @@ func (st *steps) Admit(host string) engine.Admission {
 
 func (st *steps) Leave(string) {}
 
+func (st *steps) TooOld() (owed, due time.Time) {
+	if st.tooOld != nil {
+		return st.tooOld()
+	}
+	return time.Time{}, time.Time{}
+}
+
 func (st *steps) Deliver(ctx context.Context, host string, req *tandem.Request) error {
 	if req.Status == "" {
 		row, err := st.b.Request(ctx, req.ID)
@@ -90,6 +106,9 @@ func (st *steps) Deliver(ctx context.Context, host string, req *tandem.Request) 
 	}
 	if req.Callback.NextAt.IsZero() {
 		return &tandem.Error{Code: tandem.CodeConflict, Message: "nothing is owed"}
+	}
+	if time.Until(req.Callback.NextAt) > 100*time.Millisecond { // by which the clock may be set
+		st.early.Add(1)
 	}
 	if _, other := st.attempting.LoadOrStore(req.ID, true); other {
 		st.twice.Add(1)
@@ -370,6 +389,64 @@ var runs = []rule{
 		}
 		s.countersMatchRows(b)
 	}},
+	{"a callback is attempted once, though it is found on disk before its step ends", func(s *suite) {
+		b := s.backend(Options{})
+		st := &flakyDelivery{steps: newSteps(b), goOn: make(chan struct{})}
+		first, second := pending("http://example.com/hook"), pending("http://example.com/hook")
+		st.id = first.ID
+		firstDelivered := make(chan struct{})
+		goOn, letGo := sync.OnceFunc(func() { close(st.goOn) }), sync.OnceFunc(func() { close(firstDelivered) })
+		defer goOn()
+		defer letGo()
+		st.committed = func(req *tandem.Request) {
+			if req.ID == second.ID {
+				goOn() // the first is looked for on disk now
+				<-firstDelivered
+			}
+		}
+		stop := s.running(b, st)
+		s.must(b.Accept(s.Context(), first))
+		within(s, "the first outcome", st.processed)
+		s.must(b.Accept(s.Context(), second))
+		within(s, "the first callback", st.delivered) // or the second, in the distributed backend
+		letGo()
+		within(s, "the second outcome", st.processed)
+		within(s, "the second callback", st.delivered)
+		s.must(b.Accept(s.Context(), pending("http://example.com/hook"))) // after which it would have been repeated
+		within(s, "the last callback", st.delivered)
+		stop()
+		if twice := st.twice.Load(); twice != 0 {
+			s.Errorf("%d attempts were made of what was delivered", twice)
+		}
+		s.countersMatchRows(b)
+	}},
+	{"of more callbacks than memory holds of a host, none is attempted before it is due", func(s *suite) {
+		b := s.backend(Options{})
+		st := newSteps(b)
+		st.deliver = func(req *tandem.Request) {
+			req.Status, req.Callback.State, req.Callback.NextAt = tandem.Completed, tandem.CallbackPending, now().Add(time.Hour)
+		}
+		stop := s.running(b, st)
+		const n = 3000
+		var accepts sync.WaitGroup
+		for range 16 {
+			accepts.Go(func() {
+				for range n / 16 {
+					s.wantCode("accept", b.Accept(s.Context(), pending("http://example.com/hook")), "")
+				}
+			})
+		}
+		seen := make(map[string]bool)
+		for range n / 16 * 16 {
+			seen[within(s, "a first attempt", st.delivered)] = true
+		}
+		accepts.Wait()
+		stop()
+		if early, twice := st.early.Load(), st.twice.Load(); early != 0 || twice != 0 || len(seen) != n/16*16 {
+			s.Errorf("%d were attempted before they were due and %d twice at once; %d of %d were attempted", early, twice, len(seen), n/16*16)
+		}
+		s.countersMatchRows(b)
+	}},
 	{"a host that admits nothing delays no other, and loses nothing", func(s *suite) {
 		b := s.backend(Options{})
 		st := newSteps(b)
@@ -454,6 +531,29 @@ func (f *flakyStart) Process(ctx context.Context, req *tandem.Request) error {
 		return err
 	}
 	return f.steps.Process(ctx, req)
+}
+
+// flakyDelivery is told to go on with the first attempt of a callback, and then
+// cannot record it.
+type flakyDelivery struct {
+	*steps
+	id   string
+	goOn chan struct{}
+	once sync.Once
+}
+
+func (f *flakyDelivery) Deliver(ctx context.Context, host string, req *tandem.Request) error {
+	var err error
+	if req.ID == f.id {
+		f.once.Do(func() {
+			<-f.goOn
+			err = &tandem.Error{Code: tandem.CodeUnavailable, Message: "storage cannot be written"}
+		})
+	}
+	if err != nil {
+		return err
+	}
+	return f.steps.Deliver(ctx, host, req)
 }
 
 func sameSet(got []string, want ...string) bool {

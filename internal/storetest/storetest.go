@@ -27,7 +27,7 @@ type Opener func(t *testing.T, place string, opts Options) engine.Backend
 
 // Exercise runs the whole suite.
 func Exercise(t *testing.T, open Opener) {
-	for _, c := range slices.Concat(writes, claims, acts, reads, runs) {
+	for _, c := range slices.Concat(writes, claims, acts, reads, runs, ages) {
 		t.Run(c.rule, func(t *testing.T) {
 			t.Parallel()
 			c.test(&suite{T: t, open: open, place: t.TempDir()})
@@ -227,17 +227,19 @@ func (s *suite) history(b engine.Backend, q engine.Query) func(func(*tandem.Requ
 	}
 }
 
-// running runs the backend with the steps until the case is over.
-func (s *suite) running(b engine.Backend, steps engine.Steps) {
+// running runs the backend with the steps until the case is over, or stops it.
+func (s *suite) running(b engine.Backend, steps engine.Steps) (stop func()) {
 	ctx, cancel := context.WithCancel(s.Context())
 	done := make(chan error, 1)
 	go func() { done <- b.Run(ctx, steps) }()
-	s.Cleanup(func() {
+	stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
 			s.Errorf("run: %v", err)
 		}
 	})
+	s.Cleanup(stop)
+	return stop
 }
 
 // within waits for an event and fails the case if it does not come.
