@@ -291,7 +291,8 @@ func TestEveryQueryGoesByIndex(t *testing.T) {
 	}
 	for _, conn := range []*pgx.Conn{free, ours.Conn()} {
 		seen := explain(t, conn, "force_generic_plan", explained{"backlogQuery", backlogQuery, []any{int64(1000)}, 0})
-		if len(seen.whole)+len(seen.blind) > 0 && !slices.Equal(seen.whole, []string{"request_counters"}) || seen.rows > 6000+mostRead {
+		seen.whole = slices.DeleteFunc(seen.whole, func(table string) bool { return slices.Contains(small, table) })
+		if len(seen.whole)+len(seen.blind) > 0 || seen.rows > 6000+mostRead {
 			t.Errorf("with much that may not begin yet, backlogQuery looks at %+v", seen)
 		}
 	}
