@@ -10,6 +10,7 @@ import (
 	"tandem/internal/distributed"
 	"tandem/internal/engine"
 	"tandem/internal/postgrestest"
+	"tandem/internal/store"
 	"tandem/internal/storetest"
 )
 
@@ -57,4 +58,14 @@ func TestBackendKeepsTheContract(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestKeysKeepTheContract(t *testing.T) {
+	storetest.ExerciseKeys(t, func(t *testing.T) *store.KeyStore {
+		keys, err := distributed.OpenKeys(t.Context(), migrated.Database(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return keys
+	})
 }

@@ -152,11 +152,6 @@ var elsewhere = map[string]string{
 	"SELECT min_reader_version":         "one row",
 	"SELECT value FROM settings":        "some rows",
 	"UPDATE settings":                   "some rows",
-	"UPDATE api_keys":                   "as many rows as keys",
-	"SELECT name, token_id":             "as many rows as keys",
-	"SELECT owner, secret":              "as many rows as keys",
-	"DELETE FROM callback_secrets":      "as many rows as keys",
-	"UPDATE callback_secrets":           "as many rows as keys",
 	"SELECT EXISTS (SELECT FROM river_": "one row; of a transfer",
 	"SELECT EXISTS (SELECT FROM reque":  "of a transfer: ends with the first row of each table",
 	"SELECT count(DISTINCT args":        "of a transfer, which reads everything once",
@@ -296,7 +291,8 @@ func TestEveryQueryGoesByIndex(t *testing.T) {
 	}
 	for _, conn := range []*pgx.Conn{free, ours.Conn()} {
 		seen := explain(t, conn, "force_generic_plan", explained{"backlogQuery", backlogQuery, []any{int64(1000)}, 0})
-		if len(seen.whole)+len(seen.blind) > 0 && !slices.Equal(seen.whole, []string{"request_counters"}) || seen.rows > 6000+mostRead {
+		seen.whole = slices.DeleteFunc(seen.whole, func(table string) bool { return slices.Contains(small, table) })
+		if len(seen.whole)+len(seen.blind) > 0 || seen.rows > 6000+mostRead {
 			t.Errorf("with much that may not begin yet, backlogQuery looks at %+v", seen)
 		}
 	}
