@@ -130,7 +130,11 @@ func TestWhatWaitsIsCountedWhoeverCounts(t *testing.T) {
 	}
 	defer pool.Close()
 	before := schemaFiles(t)
-	delete(before, "00005_pending.sql")
+	for name := range before {
+		if name >= "00005_pending.sql" {
+			delete(before, name)
+		}
+	}
 	if err := migrateTo(t.Context(), pool, slog.New(slog.DiscardHandler), before); err != nil {
 		t.Fatal(err)
 	}
