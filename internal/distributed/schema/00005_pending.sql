@@ -19,6 +19,11 @@ BEGIN
             SELECT shard, sum(requests) FROM after
             WHERE mode = 'async' AND status = 'pending' GROUP BY shard HAVING sum(requests) <> 0
             ON CONFLICT (shard) DO UPDATE SET requests = p.requests + excluded.requests;
+    ELSIF TG_OP = 'DELETE' THEN
+        INSERT INTO pending_counters AS p (shard, requests)
+            SELECT shard, -sum(requests) FROM before
+            WHERE mode = 'async' AND status = 'pending' GROUP BY shard HAVING sum(requests) <> 0
+            ON CONFLICT (shard) DO UPDATE SET requests = p.requests + excluded.requests;
     ELSE
         INSERT INTO pending_counters AS p (shard, requests)
             SELECT shard, sum(requests) FROM (SELECT mode, status, shard, requests FROM after
@@ -35,5 +40,7 @@ CREATE TRIGGER count_pending_inserted AFTER INSERT ON request_counters
     REFERENCING NEW TABLE AS after FOR EACH STATEMENT EXECUTE FUNCTION count_pending();
 CREATE TRIGGER count_pending_updated AFTER UPDATE ON request_counters
     REFERENCING OLD TABLE AS before NEW TABLE AS after FOR EACH STATEMENT EXECUTE FUNCTION count_pending();
+CREATE TRIGGER count_pending_deleted AFTER DELETE ON request_counters
+    REFERENCING OLD TABLE AS before FOR EACH STATEMENT EXECUTE FUNCTION count_pending();
 INSERT INTO pending_counters
     SELECT shard, sum(requests) FROM request_counters WHERE mode = 'async' AND status = 'pending' GROUP BY shard;
