@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -16,6 +15,7 @@ import (
 	"tandem/internal/engine"
 	"tandem/internal/httpapi"
 	"tandem/internal/limit"
+	"tandem/internal/store"
 	"tandem/internal/transfer"
 	"tandem/webhook"
 	"tandem/work"
@@ -128,16 +128,8 @@ func ReadSecret(ctx context.Context, database string) (webhook.Secret, error) {
 	return embedded.ReadSecret(ctx, database)
 }
 
-// keyStore is where API keys are kept.
-type keyStore interface {
-	Create(ctx context.Context, k access.Key) error
-	Revoke(ctx context.Context, name string, now time.Time) error
-	Rotate(ctx context.Context, name string, secret access.Secret, overlap time.Duration) error
-	List(ctx context.Context) ([]access.Key, error)
-	Close() error
-}
-
-func openKeys(ctx context.Context, database string) (keyStore, error) {
+// openKeys opens the API keys in a database.
+func openKeys(ctx context.Context, database string) (*store.KeyStore, error) {
 	if distributed.IsURL(database) {
 		return distributed.OpenKeys(ctx, database)
 	}

@@ -7,20 +7,21 @@ import (
 	"time"
 
 	"tandem/internal/access"
+	"tandem/internal/store"
 	"tandem/webhook"
 )
 
 // Keys changes the API keys of a service, which may be running: it sees a
 // change within a second.
-type Keys struct{ store keyStore }
+type Keys struct{ store *store.KeyStore }
 
 // OpenKeys opens the keys in a database. A file is made if there is none.
 func OpenKeys(ctx context.Context, database string) (*Keys, error) {
-	store, err := openKeys(ctx, database)
+	kept, err := openKeys(ctx, database)
 	if err != nil {
 		return nil, err
 	}
-	return &Keys{store}, nil
+	return &Keys{kept}, nil
 }
 
 // Close closes the database.

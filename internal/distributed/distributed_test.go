@@ -1,8 +1,6 @@
 package distributed_test
 
 import (
-	"context"
-	"log/slog"
 	"os"
 	"sync"
 	"testing"
@@ -10,15 +8,14 @@ import (
 	"tandem/internal/distributed"
 	"tandem/internal/engine"
 	"tandem/internal/postgrestest"
+	"tandem/internal/store"
 	"tandem/internal/storetest"
 )
 
 func TestMain(m *testing.M) { os.Exit(postgrestest.Main(m.Run)) }
 
 // migrated is a database with nothing but the schema in it.
-var migrated = postgrestest.Template{Prepare: func(url string) error {
-	return distributed.Migrate(context.Background(), url, slog.New(slog.DiscardHandler))
-}}
+var migrated = &distributed.Migrated
 
 // databases gives each place of a test a database of its own.
 type databases struct {
@@ -57,4 +54,14 @@ func TestBackendKeepsTheContract(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestKeysKeepTheContract(t *testing.T) {
+	storetest.ExerciseKeys(t, func(t *testing.T) *store.KeyStore {
+		keys, err := distributed.OpenKeys(t.Context(), migrated.Database(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return keys
+	})
 }

@@ -23,7 +23,7 @@ const (
 	ageRest = 20
 )
 
-// giveUp gives up the callbacks that are too old, but for those that are claimed
+// giveUp gives up the callbacks that are too old, but for those that are leased
 // for an attempt. The process that leads the queue comes first.
 //
 // It goes through what is owed from the oldest request on, and ends where they
@@ -90,7 +90,7 @@ const owedBeforeQuery = `
 	FROM requests WHERE next_attempt_at IS NOT NULL AND seq > $3 ORDER BY seq LIMIT $4`
 
 // giveUp gives up callbacks in one transaction, and returns how many: not those
-// that have moved on, nor those that are claimed or being changed, of which
+// that have moved on, nor those that are leased or being changed, of which
 // whoever does it has the say.
 func (b *Backend) giveUp(ctx context.Context, seqs []int64, owed, due time.Time) (n int, err error) {
 	tx, err := b.begin(ctx)
@@ -106,7 +106,7 @@ func (b *Backend) giveUp(ctx context.Context, seqs []int64, owed, due time.Time)
 	if err != nil {
 		return 0, err
 	}
-	t := newTransaction(tx, b.writer, anyShard())
+	t := newTransaction(tx, b, anyShard())
 	var req tandem.Request
 	var anew bool
 	var started, worked *int64

@@ -29,22 +29,22 @@ const requestColumns = `seq, id, owner, mode, status, lane, workload, complexity
 type row struct {
 	tandem.Request
 	startedBy string    // the process that started it last
-	claimed   time.Time // until when the attempt that it owes is a process's own; zero if it is nobody's
+	leased    time.Time // until when the attempt that it owes is a process's own; zero if it is nobody's
 }
 
 func scanRow(from pgx.CollectableRow) (r row, err error) {
 	var (
-		failureCode, failureMessage, callbackURL, options, startedBy       *string
-		failureUpstream                                                    *int
-		created, next, started, worked, notBefore, expires, since, claimed *int64
-		data, result                                                       []byte
+		failureCode, failureMessage, callbackURL, options, startedBy      *string
+		failureUpstream                                                   *int
+		created, next, started, worked, notBefore, expires, since, leased *int64
+		data, result                                                      []byte
 	)
 	req, cb := &r.Request, &r.Request.Callback
 	err = from.Scan(&req.Seq, &req.ID, &req.Owner, &req.Mode, &req.Status, &req.Lane, &req.Workload, &req.Complexity, &data, &result,
 		&failureCode, &failureMessage, &failureUpstream,
 		&callbackURL, &cb.State, &cb.Attempts, &cb.MaxAttempts, &next, &cb.LastStatus, &cb.LastError,
 		&created, &started, &worked, &req.Starts, &req.Epoch,
-		&notBefore, &expires, &options, &req.Waited, &since, &startedBy, &claimed)
+		&notBefore, &expires, &options, &req.Waited, &since, &startedBy, &leased)
 	if err != nil {
 		return r, err
 	}
@@ -61,7 +61,7 @@ func scanRow(from pgx.CollectableRow) (r row, err error) {
 	}
 	req.NotBefore, req.ExpiresAt = fromMicros(notBefore), fromMicros(expires)
 	req.CreatedAt, req.StartedAt, req.WorkedAt = fromMicros(created), fromMicros(started), fromMicros(worked)
-	r.startedBy, r.claimed = value(startedBy), fromMicros(claimed)
+	r.startedBy, r.leased = value(startedBy), fromMicros(leased)
 	return r, nil
 }
 
@@ -102,12 +102,18 @@ func (b *Backend) Requests(ctx context.Context, q engine.Query) (engine.Page, er
 	return page, nil
 }
 
-// pageQuery selects the rows of a page and the one after it. They are the newest
-// of those that each of some indexes has, read in order: by mode and status there
-// is an index of all requests and one of each owner's, in which each pair that is
-// asked for is a part; the callbacks that are owed, that were given up, and that
-// told of a failure have small ones of their own. What no index knows - the host of
-// a callback, when a request was worked - is looked for in these.
+// setOf is what is in each set by itself. There is an index by mode and status of all
+// requests and one of each owner's.
+var setOf = map[store.Set]string{
+	store.ByStanding:    `true`,
+	store.Everything:    `true`,
+	store.Owed:          `next_attempt_at IS NOT NULL`,
+	store.GivenUp:       `callback_state = 'failed'`,
+	store.ToldOfFailure: `status = 'failed' AND callback_state = 'sent'`,
+}
+
+// pageQuery selects the rows of a page and the one after it: the newest of those that
+// each of its parts has.
 //
 // The bounds and the order of a part are those of its index, so that no other will
 // do: by seq alone Postgres would go through the whole history for a status that
@@ -119,60 +125,38 @@ func pageQuery(q engine.Query, before int64) (text string, args []any) {
 	}
 	below, most := arg(before), arg(q.Offset+q.Limit+1)
 	filters := "" // of every part
-	filter := func(condition string) { filters += " AND " + condition }
-	var parts []string
-	part := func(condition, order string) {
-		parts = append(parts, `(SELECT seq FROM requests WHERE `+condition+filters+` ORDER BY `+order+` DESC LIMIT `+most+`)`)
-	}
 	if !q.Caller.Admin {
-		filter(`owner = ` + arg(q.Caller.Name) + ` AND owner <> ''`)
+		filters += ` AND owner = ` + arg(q.Caller.Name) + ` AND owner <> ''`
 	}
-	pairs := func(modes []tandem.Mode, statuses []tandem.Status) {
-		for _, mode := range modes {
-			for _, status := range statuses {
-				if (q.Mode == "" || q.Mode == mode) && (q.Status == "" || q.Status == status) {
-					m, s := arg(string(mode)), arg(string(status))
-					part(`mode = `+m+` AND (status, seq) < (`+s+`, `+below+`) AND status >= `+s, "status DESC, seq")
-				}
-			}
-		}
-	}
-	small := func(condition string) { // of a small index by seq
-		if q.Mode != "" {
-			condition += ` AND mode = ` + arg(string(q.Mode))
-		}
-		if q.Status != "" {
-			condition += ` AND status = ` + arg(string(q.Status))
-		}
-		part(condition+` AND seq < `+below, "seq")
+	if q.Callback != "" {
+		filters += ` AND callback_state = ` + arg(string(q.Callback))
 	}
 	if q.Host != "" {
-		filter(`callback_host = ` + arg(q.Host))
+		filters += ` AND callback_host = ` + arg(q.Host)
 	}
 	if !q.From.IsZero() {
-		filter(`worked_at >= ` + arg(q.From.UnixMicro()))
+		filters += ` AND worked_at >= ` + arg(q.From.UnixMicro())
 	}
 	if !q.To.IsZero() {
-		filter(`worked_at < ` + arg(q.To.UnixMicro()))
+		filters += ` AND worked_at < ` + arg(q.To.UnixMicro())
 	}
-	switch {
-	case q.Callback == tandem.CallbackPending:
-		filter(`callback_state = 'pending'`)
-		pairs([]tandem.Mode{tandem.Async}, []tandem.Status{tandem.Pending, tandem.Processing})
-		small(`next_attempt_at IS NOT NULL`) // of those that are worked
-	case q.Callback == tandem.CallbackDelivered:
-		filter(`callback_state = 'sent'`)
-		pairs([]tandem.Mode{tandem.Async}, []tandem.Status{tandem.CallbackSent})
-		small(`status = 'failed'`)
-	case q.Callback == tandem.CallbackGivenUp:
-		small(`callback_state = 'failed'`)
-	case q.Callback == "" && q.Mode == "" && q.Status == "" && q.Caller.Admin:
-		small(`true`)
-	default:
-		if q.Callback != "" {
-			filter(`callback_state = ` + arg(string(q.Callback)))
+	var parts []string
+	for _, part := range store.Parts(q) {
+		condition, order := setOf[part.Set], "seq"
+		if part.Mode != "" {
+			condition += ` AND mode = ` + arg(string(part.Mode))
 		}
-		pairs(tandem.Modes, tandem.Statuses)
+		if part.Set == store.ByStanding {
+			status := arg(string(part.Status))
+			condition += ` AND (status, seq) < (` + status + `, ` + below + `) AND status >= ` + status
+			order = "status DESC, seq"
+		} else {
+			if part.Status != "" {
+				condition += ` AND status = ` + arg(string(part.Status))
+			}
+			condition += ` AND seq < ` + below
+		}
+		parts = append(parts, `(SELECT seq FROM requests WHERE `+condition+filters+` ORDER BY `+order+` DESC LIMIT `+most+`)`)
 	}
 	limit, offset := arg(q.Limit+1), arg(q.Offset)
 	return `SELECT ` + requestColumns + ` FROM requests WHERE seq = ANY(ARRAY(SELECT seq FROM (` + strings.Join(parts, " UNION ALL ") + `) s ORDER BY seq DESC LIMIT ` + limit + ` OFFSET ` + offset + `)) ORDER BY seq DESC`, args

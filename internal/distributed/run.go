@@ -65,6 +65,7 @@ func (b *Backend) Run(ctx context.Context, steps engine.Steps) error {
 	loops.Go(func() { r.every(ageCheck, "giving up callbacks that are too old", r.giveUp) })
 	loops.Go(func() { r.every(time.Minute, "deleting what is too old", r.forget) })
 	loops.Go(func() { r.every(restoreCheck, "making lost jobs again", b.restore) })
+	loops.Go(func() { r.every(foldCheck, "folding counters", b.fold) })
 	if b.opts.Retain > 0 {
 		loops.Go(func() { r.every(store.PruneEvery(b.opts.Retain), "deleting old requests", b.prune) })
 	}

@@ -6,6 +6,7 @@ import (
 
 	"tandem/internal/embedded"
 	"tandem/internal/engine"
+	"tandem/internal/store"
 	"tandem/internal/storetest"
 )
 
@@ -16,5 +17,15 @@ func TestBackendKeepsTheContract(t *testing.T) {
 			t.Fatal(err)
 		}
 		return b
+	})
+}
+
+func TestKeysKeepTheContract(t *testing.T) {
+	storetest.ExerciseKeys(t, func(t *testing.T) *store.KeyStore {
+		keys, err := embedded.OpenKeys(t.Context(), filepath.Join(t.TempDir(), "requests.db"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return keys
 	})
 }

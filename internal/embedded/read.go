@@ -104,72 +104,51 @@ func (b *Backend) Requests(ctx context.Context, q engine.Query) (engine.Page, er
 	return page, nil
 }
 
-// selectSeqs selects the seqs of the rows a query asks for. They are the newest of
-// those that each of some indexes has: by mode and status there is an index of all
-// requests and one of each owner's, in which each pair that is asked for is a part;
-// the callbacks that are owed, that were given up, and that told of a failure have
-// small ones of their own. What no index knows - the host of a callback, when a
-// request was worked - is looked for in these.
+// setOf is what is in each set by itself, and the index that has it. There is one by
+// mode and status of all requests and one of each owner's.
+var setOf = map[store.Set]struct{ index, condition string }{
+	store.ByStanding:    {``, `true`},
+	store.Everything:    {``, `true`},
+	store.Owed:          {`INDEXED BY requests_owed`, `next_attempt_at IS NOT NULL`},
+	store.GivenUp:       {`INDEXED BY requests_given_up`, `callback_state = 'failed'`},
+	store.ToldOfFailure: {`INDEXED BY requests_told_of_failure`, `status = 'failed' AND callback_state = 'sent'`},
+}
+
+// selectSeqs selects the seqs of the rows a query asks for: the newest of those that
+// each of its parts has.
 func selectSeqs(q engine.Query, before int64) (text string, args []any) {
 	arg := func(v any) string {
 		args = append(args, v)
 		return "?" + strconv.Itoa(len(args))
 	}
-	below, most := arg(before), arg(q.Offset+q.Limit+1)
-	filters := "" // of every part
-	filter := func(condition string) { filters += " AND " + condition }
-	var parts []string
-	part := func(index, condition string) {
-		parts = append(parts, `SELECT * FROM (SELECT seq FROM requests `+index+` WHERE `+condition+filters+` AND seq < `+below+` ORDER BY seq DESC LIMIT `+most+`)`)
-	}
-	pairs := func(modes []tandem.Mode, statuses []tandem.Status) {
-		for _, mode := range modes {
-			for _, status := range statuses {
-				if (q.Mode == "" || q.Mode == mode) && (q.Status == "" || q.Status == status) {
-					part("", `mode = `+arg(string(mode))+` AND status = `+arg(string(status)))
-				}
-			}
-		}
-	}
-	small := func(index, condition string) {
-		if q.Mode != "" {
-			condition += ` AND mode = ` + arg(string(q.Mode))
-		}
-		if q.Status != "" {
-			condition += ` AND status = ` + arg(string(q.Status))
-		}
-		part(index, condition)
-	}
+	filters := ` AND seq < ` + arg(before) // of every part
+	most := arg(q.Offset + q.Limit + 1)
 	if !q.Caller.Admin {
-		filter(`owner = ` + arg(q.Caller.Name) + ` AND owner <> ''`)
+		filters += ` AND owner = ` + arg(q.Caller.Name) + ` AND owner <> ''`
+	}
+	if q.Callback != "" {
+		filters += ` AND callback_state = ` + arg(string(q.Callback))
 	}
 	if q.Host != "" {
-		filter(`callback_host = ` + arg(q.Host))
+		filters += ` AND callback_host = ` + arg(q.Host)
 	}
 	if !q.From.IsZero() {
-		filter(`worked_at >= ` + arg(micros(q.From)))
+		filters += ` AND worked_at >= ` + arg(micros(q.From))
 	}
 	if !q.To.IsZero() {
-		filter(`worked_at < ` + arg(micros(q.To)))
+		filters += ` AND worked_at < ` + arg(micros(q.To))
 	}
-	switch {
-	case q.Callback == tandem.CallbackPending:
-		filter(`callback_state = 'pending'`)
-		pairs([]tandem.Mode{tandem.Async}, []tandem.Status{tandem.Pending, tandem.Processing})
-		small(`INDEXED BY requests_owed`, `next_attempt_at IS NOT NULL`) // of those that are worked
-	case q.Callback == tandem.CallbackDelivered:
-		filter(`callback_state = 'sent'`)
-		pairs([]tandem.Mode{tandem.Async}, []tandem.Status{tandem.CallbackSent})
-		small(`INDEXED BY requests_told_of_failure`, `status = 'failed'`)
-	case q.Callback == tandem.CallbackGivenUp:
-		small(`INDEXED BY requests_given_up`, `callback_state = 'failed'`)
-	case q.Callback == "" && q.Mode == "" && q.Status == "" && q.Caller.Admin:
-		small(``, `true`)
-	default:
-		if q.Callback != "" {
-			filter(`callback_state = ` + arg(string(q.Callback)))
+	var parts []string
+	for _, part := range store.Parts(q) {
+		set := setOf[part.Set]
+		condition := set.condition
+		if part.Mode != "" {
+			condition += ` AND mode = ` + arg(string(part.Mode))
 		}
-		pairs(tandem.Modes, tandem.Statuses)
+		if part.Status != "" {
+			condition += ` AND status = ` + arg(string(part.Status))
+		}
+		parts = append(parts, `SELECT * FROM (SELECT seq FROM requests `+set.index+` WHERE `+condition+filters+` ORDER BY seq DESC LIMIT `+most+`)`)
 	}
 	return strings.Join(parts, " UNION ALL "), args
 }

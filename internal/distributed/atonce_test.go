@@ -6,23 +6,22 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"tandem"
 	"tandem/internal/distributed"
-	"tandem/internal/postgrestest"
+	"tandem/internal/storetest"
 	"tandem/work"
 )
 
 // accepted is a request as a caller hands it in.
 func accepted(t *testing.T, b *distributed.Backend, callbackURL string) *tandem.Request {
 	t.Helper()
-	at := time.Now().UTC().Truncate(time.Microsecond)
-	req := &tandem.Request{ID: tandem.NewID(at), Mode: tandem.Async, Status: tandem.Pending, Workload: "test", Lane: "io",
-		Complexity: 1, Data: json.RawMessage(`{}`), CreatedAt: at,
-		Callback: tandem.Callback{URL: callbackURL, State: tandem.CallbackPending, MaxAttempts: 3}}
+	req := storetest.Pending(callbackURL)
+	req.Workload, req.Lane = "test", "io"
 	if err := b.Accept(t.Context(), req); err != nil {
 		t.Fatal(err)
 	}
@@ -41,21 +40,28 @@ func testWork(t *testing.T, do work.Func) *work.Registry {
 
 func TestAStepTakenAtOnceLeavesNoJob(t *testing.T) {
 	t.Parallel()
-	database := postgrestest.Database(t)
+	database := migrated.Database(t)
 	db := openSQL(t, database)
 	var posts atomic.Int32
+	second, answer := make(chan struct{}), make(chan struct{})
 	receiver := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		if posts.Add(1) == 1 {
+		switch posts.Add(1) {
+		case 1:
 			w.WriteHeader(http.StatusServiceUnavailable)
+		case 2:
+			close(second)
+			<-answer
 		}
 	}))
 	t.Cleanup(receiver.Close)
+	answered := sync.OnceFunc(func() { close(answer) })
+	t.Cleanup(answered)
 	release := make(chan struct{})
 	p := startProcess(t, database, testWork(t, func(context.Context, work.Input) (json.RawMessage, error) {
 		<-release
 		return json.RawMessage(`1`), nil
 	}))
-	eventually(t, "the queue is served", func() bool {
+	storetest.Eventually(t, "the queue is served", func() bool {
 		return count(t, db, `SELECT count(*) FROM river_leader`) == 1
 	})
 	req := accepted(t, p.backend, receiver.URL)
@@ -66,15 +72,30 @@ func TestAStepTakenAtOnceLeavesNoJob(t *testing.T) {
 		t.Error("its job is not held for the case that the process dies")
 	}
 	close(release)
-	eventually(t, "the first attempt has failed, and there is a job for the second", func() bool {
-		return count(t, db, `SELECT count(*) FROM requests WHERE attempts = 1 AND attempt_by IS NULL AND next_attempt_at IS NOT NULL`) == 1
-	})
-	eventually(t, "the callback is sent", func() bool {
+	select {
+	case <-second:
+	case <-time.After(30 * time.Second):
+		t.Fatal("the callback is not tried again")
+	}
+	if n := count(t, db, `SELECT count(*) FROM requests WHERE attempts = 1 AND attempt_by IS NOT NULL AND attempt_till IS NOT NULL`); n != 1 {
+		t.Error("the second attempt is made without a lease of it")
+	}
+	if n := count(t, db, `SELECT count(*) FROM river_job WHERE kind = 'deliver' AND state = 'running'`); n != 1 {
+		t.Error("the second attempt is not made by a job that was due")
+	}
+	if n := count(t, db, `SELECT count(*) FROM river_job`); n != 1 {
+		t.Errorf("there are %d jobs, want the one of the second attempt", n)
+	}
+	answered()
+	storetest.Eventually(t, "the callback is sent", func() bool {
 		row, err := p.backend.Request(t.Context(), req.ID)
 		return err == nil && row.Status == tandem.CallbackSent
 	})
 	if n := count(t, db, `SELECT count(*) FROM river_job`); n != 0 {
 		t.Errorf("%d jobs are left of a request that is settled", n)
+	}
+	if n := count(t, db, `SELECT count(*) FROM attempts WHERE request_id = $1 AND (number, status) IN ((1, 503), (2, 200))`, req.ID); n != 2 {
+		t.Errorf("%d of the two attempts are on record", n)
 	}
 	if n := posts.Load(); n != 2 {
 		t.Errorf("the receiver was asked %d times, want twice", n)
@@ -83,7 +104,7 @@ func TestAStepTakenAtOnceLeavesNoJob(t *testing.T) {
 
 func TestAStepTakenAtOnceGoesToAnotherProcessWhenItsOwnStops(t *testing.T) {
 	t.Parallel()
-	database := postgrestest.Database(t)
+	database := migrated.Database(t)
 	db := openSQL(t, database)
 	receiver := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	t.Cleanup(receiver.Close)
@@ -91,7 +112,7 @@ func TestAStepTakenAtOnceGoesToAnotherProcessWhenItsOwnStops(t *testing.T) {
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}))
-	eventually(t, "the queue is served", func() bool {
+	storetest.Eventually(t, "the queue is served", func() bool {
 		return count(t, db, `SELECT count(*) FROM river_leader`) == 1
 	})
 	req := accepted(t, first.backend, receiver.URL)
@@ -102,7 +123,7 @@ func TestAStepTakenAtOnceGoesToAnotherProcessWhenItsOwnStops(t *testing.T) {
 	second := startProcess(t, database, testWork(t, func(context.Context, work.Input) (json.RawMessage, error) {
 		return json.RawMessage(`2`), nil
 	}))
-	eventually(t, "another process has worked and delivered it", func() bool {
+	storetest.Eventually(t, "another process has worked and delivered it", func() bool {
 		row, err := second.backend.Request(t.Context(), req.ID)
 		return err == nil && row.Status == tandem.CallbackSent && row.Starts == 1
 	})
@@ -110,7 +131,7 @@ func TestAStepTakenAtOnceGoesToAnotherProcessWhenItsOwnStops(t *testing.T) {
 
 func TestNoStepOfAPausedQueueIsTakenAtOnce(t *testing.T) {
 	t.Parallel()
-	database := postgrestest.Database(t)
+	database := migrated.Database(t)
 	if err := distributed.Migrate(t.Context(), database, slog.New(slog.DiscardHandler)); err != nil {
 		t.Fatal(err)
 	}
@@ -131,7 +152,7 @@ func TestNoStepOfAPausedQueueIsTakenAtOnce(t *testing.T) {
 		}
 		return row.Status
 	}
-	eventually(t, "the queue is served", func() bool {
+	storetest.Eventually(t, "the queue is served", func() bool {
 		return count(t, db, `SELECT count(*) FROM river_leader`) == 1
 	})
 	if got := status(accepted(t, p.backend, "http://127.0.0.1:1/")); got != tandem.Pending {
@@ -140,7 +161,7 @@ func TestNoStepOfAPausedQueueIsTakenAtOnce(t *testing.T) {
 	if _, err := db.Exec(`UPDATE river_queue SET paused_at = NULL`); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "requests are started at once again", func() bool {
+	storetest.Eventually(t, "requests are started at once again", func() bool {
 		return status(accepted(t, p.backend, "http://127.0.0.1:1/")) == tandem.Processing
 	})
 }
