@@ -13,17 +13,15 @@ import (
 
 	"tandem"
 	"tandem/internal/distributed"
-	"tandem/internal/postgrestest"
+	"tandem/internal/storetest"
 	"tandem/work"
 )
 
 // accepted is a request as a caller hands it in.
 func accepted(t *testing.T, b *distributed.Backend, callbackURL string) *tandem.Request {
 	t.Helper()
-	at := time.Now().UTC().Truncate(time.Microsecond)
-	req := &tandem.Request{ID: tandem.NewID(at), Mode: tandem.Async, Status: tandem.Pending, Workload: "test", Lane: "io",
-		Complexity: 1, Data: json.RawMessage(`{}`), CreatedAt: at,
-		Callback: tandem.Callback{URL: callbackURL, State: tandem.CallbackPending, MaxAttempts: 3}}
+	req := storetest.Pending(callbackURL)
+	req.Workload, req.Lane = "test", "io"
 	if err := b.Accept(t.Context(), req); err != nil {
 		t.Fatal(err)
 	}
@@ -42,7 +40,7 @@ func testWork(t *testing.T, do work.Func) *work.Registry {
 
 func TestAStepTakenAtOnceLeavesNoJob(t *testing.T) {
 	t.Parallel()
-	database := postgrestest.Database(t)
+	database := migrated.Database(t)
 	db := openSQL(t, database)
 	var posts atomic.Int32
 	second, answer := make(chan struct{}), make(chan struct{})
@@ -63,7 +61,7 @@ func TestAStepTakenAtOnceLeavesNoJob(t *testing.T) {
 		<-release
 		return json.RawMessage(`1`), nil
 	}))
-	eventually(t, "the queue is served", func() bool {
+	storetest.Eventually(t, "the queue is served", func() bool {
 		return count(t, db, `SELECT count(*) FROM river_leader`) == 1
 	})
 	req := accepted(t, p.backend, receiver.URL)
@@ -89,7 +87,7 @@ func TestAStepTakenAtOnceLeavesNoJob(t *testing.T) {
 		t.Errorf("there are %d jobs, want the one of the second attempt", n)
 	}
 	answered()
-	eventually(t, "the callback is sent", func() bool {
+	storetest.Eventually(t, "the callback is sent", func() bool {
 		row, err := p.backend.Request(t.Context(), req.ID)
 		return err == nil && row.Status == tandem.CallbackSent
 	})
@@ -106,7 +104,7 @@ func TestAStepTakenAtOnceLeavesNoJob(t *testing.T) {
 
 func TestAStepTakenAtOnceGoesToAnotherProcessWhenItsOwnStops(t *testing.T) {
 	t.Parallel()
-	database := postgrestest.Database(t)
+	database := migrated.Database(t)
 	db := openSQL(t, database)
 	receiver := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	t.Cleanup(receiver.Close)
@@ -114,7 +112,7 @@ func TestAStepTakenAtOnceGoesToAnotherProcessWhenItsOwnStops(t *testing.T) {
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}))
-	eventually(t, "the queue is served", func() bool {
+	storetest.Eventually(t, "the queue is served", func() bool {
 		return count(t, db, `SELECT count(*) FROM river_leader`) == 1
 	})
 	req := accepted(t, first.backend, receiver.URL)
@@ -125,7 +123,7 @@ func TestAStepTakenAtOnceGoesToAnotherProcessWhenItsOwnStops(t *testing.T) {
 	second := startProcess(t, database, testWork(t, func(context.Context, work.Input) (json.RawMessage, error) {
 		return json.RawMessage(`2`), nil
 	}))
-	eventually(t, "another process has worked and delivered it", func() bool {
+	storetest.Eventually(t, "another process has worked and delivered it", func() bool {
 		row, err := second.backend.Request(t.Context(), req.ID)
 		return err == nil && row.Status == tandem.CallbackSent && row.Starts == 1
 	})
@@ -133,7 +131,7 @@ func TestAStepTakenAtOnceGoesToAnotherProcessWhenItsOwnStops(t *testing.T) {
 
 func TestNoStepOfAPausedQueueIsTakenAtOnce(t *testing.T) {
 	t.Parallel()
-	database := postgrestest.Database(t)
+	database := migrated.Database(t)
 	if err := distributed.Migrate(t.Context(), database, slog.New(slog.DiscardHandler)); err != nil {
 		t.Fatal(err)
 	}
@@ -154,7 +152,7 @@ func TestNoStepOfAPausedQueueIsTakenAtOnce(t *testing.T) {
 		}
 		return row.Status
 	}
-	eventually(t, "the queue is served", func() bool {
+	storetest.Eventually(t, "the queue is served", func() bool {
 		return count(t, db, `SELECT count(*) FROM river_leader`) == 1
 	})
 	if got := status(accepted(t, p.backend, "http://127.0.0.1:1/")); got != tandem.Pending {
@@ -163,7 +161,7 @@ func TestNoStepOfAPausedQueueIsTakenAtOnce(t *testing.T) {
 	if _, err := db.Exec(`UPDATE river_queue SET paused_at = NULL`); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "requests are started at once again", func() bool {
+	storetest.Eventually(t, "requests are started at once again", func() bool {
 		return status(accepted(t, p.backend, "http://127.0.0.1:1/")) == tandem.Processing
 	})
 }

@@ -18,7 +18,7 @@ import (
 	"tandem/internal/distributed"
 	"tandem/internal/egress"
 	"tandem/internal/engine"
-	"tandem/internal/postgrestest"
+	"tandem/internal/storetest"
 	"tandem/webhook"
 	"tandem/work"
 )
@@ -68,10 +68,9 @@ func startSized(t *testing.T, database string, registry *work.Registry, slots in
 // job for it.
 func owing(t *testing.T, b *distributed.Backend, callbackURL string) *tandem.Request {
 	t.Helper()
-	at := time.Now().UTC().Truncate(time.Microsecond)
-	req := &tandem.Request{ID: tandem.NewID(at), Mode: tandem.Async, Status: tandem.Pending, Workload: "compute", Lane: "cpu",
-		Complexity: 1, Data: json.RawMessage(`{}`), CreatedAt: at, StartedAt: at,
-		Callback: tandem.Callback{URL: callbackURL, State: tandem.CallbackPending, MaxAttempts: 3}}
+	req := storetest.Pending(callbackURL)
+	at := req.CreatedAt
+	req.StartedAt = at
 	for _, step := range []func(context.Context, *tandem.Request) error{b.Accept, b.Start, func(ctx context.Context, req *tandem.Request) error {
 		req.Status, req.Result, req.WorkedAt = tandem.Completed, json.RawMessage(`1`), at
 		return b.Complete(ctx, req)
@@ -93,16 +92,6 @@ func openSQL(t *testing.T, database string) *sql.DB {
 	return db
 }
 
-// eventually polls until a condition holds.
-func eventually(t *testing.T, what string, holds func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !holds(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited in vain until %s", what)
-		}
-	}
-}
-
 func count(t *testing.T, db *sql.DB, query string, args ...any) (n int) {
 	t.Helper()
 	if err := db.QueryRow(query, args...).Scan(&n); err != nil {
@@ -113,7 +102,7 @@ func count(t *testing.T, db *sql.DB, query string, args ...any) (n int) {
 
 func TestJobsOfOneRequestInTwoProcessesMakeOneAttempt(t *testing.T) {
 	t.Parallel()
-	database := postgrestest.Database(t)
+	database := migrated.Database(t)
 	db := openSQL(t, database)
 	var posts atomic.Int32
 	released := make(chan struct{})
@@ -133,19 +122,19 @@ func TestJobsOfOneRequestInTwoProcessesMakeOneAttempt(t *testing.T) {
 	startProcess(t, database, &work.Registry{})
 	t.Cleanup(release)
 	const jobsThatRan = `SELECT count(DISTINCT attempted_by[1]) FROM river_job WHERE kind = 'deliver' AND attempted_by IS NOT NULL`
-	eventually(t, "both processes have had a job of the request", func() bool {
+	storetest.Eventually(t, "both processes have had a job of the request", func() bool {
 		if _, err := db.Exec(`INSERT INTO river_job (args, kind, queue, max_attempts)
 			SELECT jsonb_build_object('id', $1::text), 'deliver', 'deliver', 1000`, req.ID); err != nil {
 			t.Fatal(err)
 		}
 		return count(t, db, jobsThatRan) == 2
 	})
-	eventually(t, "all jobs but the one that delivers are put off", func() bool {
+	storetest.Eventually(t, "all jobs but the one that delivers are put off", func() bool {
 		return count(t, db, `SELECT count(*) FROM river_job WHERE kind = 'deliver'
 			AND (state = 'running' OR state = 'available' AND scheduled_at <= now())`) == 1
 	})
 	release()
-	eventually(t, "the callback is sent", func() bool {
+	storetest.Eventually(t, "the callback is sent", func() bool {
 		row, err := api.Request(t.Context(), req.ID)
 		return err == nil && row.Callback.State == tandem.CallbackDelivered
 	})
@@ -156,7 +145,7 @@ func TestJobsOfOneRequestInTwoProcessesMakeOneAttempt(t *testing.T) {
 
 func TestTheLeaseOfADeadProcessEndsWithItsTime(t *testing.T) {
 	t.Parallel()
-	database := postgrestest.Database(t)
+	database := migrated.Database(t)
 	db := openSQL(t, database)
 	arrived := make(chan time.Time, 10)
 	receiver := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { arrived <- time.Now() }))
@@ -182,7 +171,7 @@ func TestTheLeaseOfADeadProcessEndsWithItsTime(t *testing.T) {
 	case <-time.After(30 * time.Second):
 		t.Fatal("the callback did not come after the lease of it had ended")
 	}
-	eventually(t, "the attempt is recorded and leased to nobody", func() bool {
+	storetest.Eventually(t, "the attempt is recorded and leased to nobody", func() bool {
 		return count(t, db, `SELECT count(*) FROM requests WHERE status = 'callback_sent' AND attempts = 1 AND attempt_by IS NULL AND attempt_till IS NULL`) == 1
 	})
 }

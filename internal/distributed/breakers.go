@@ -155,10 +155,6 @@ func (s *breakers) giveBack(ctx context.Context, host string) error {
 	s.mu.Lock()
 	till, leased := s.leases[host]
 	delete(s.leases, host)
-	if shared, notClosed := s.known[host]; leased && notClosed {
-		shared.ProbeTill = time.Time{}
-		s.known[host] = shared
-	}
 	s.mu.Unlock()
 	if !leased {
 		return nil
@@ -166,6 +162,13 @@ func (s *breakers) giveBack(ctx context.Context, host string) error {
 	if _, err := s.b.pool.Exec(ctx, giveBackQuery, host, till.UnixMicro()); err != nil {
 		return fmt.Errorf("give back the leave to probe a host: %w", err)
 	}
+	s.mu.Lock()
+	if shared, notClosed := s.known[host]; notClosed {
+		shared.ProbeTill = time.Time{}
+		s.known[host] = shared
+	}
+	s.changes++
+	s.mu.Unlock()
 	s.b.signals.tell(hostSignal, "")
 	return nil
 }

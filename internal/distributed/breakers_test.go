@@ -8,7 +8,6 @@ import (
 	"tandem/internal/callback"
 	"tandem/internal/egress"
 	"tandem/internal/engine"
-	"tandem/internal/postgrestest"
 	"tandem/work"
 )
 
@@ -44,7 +43,7 @@ func breakerProcess(t *testing.T, database string) (*Backend, *engine.Engine) {
 
 func TestLeaveToFindOutIsGivenBackIfNothingIsFoundOut(t *testing.T) {
 	t.Parallel()
-	database := postgrestest.Database(t)
+	database := Migrated.Database(t)
 	ours, e := breakerProcess(t, database)
 	others, other := breakerProcess(t, database)
 	ctx := t.Context()
@@ -120,7 +119,7 @@ func (h *oneHost) SetBreaker(_ string, b callback.Breaker) { h.breaker = b }
 // neither closes a breaker that has opened, nor opens one that has closed.
 func TestALookThatIsOutOfDateChangesNothing(t *testing.T) {
 	t.Parallel()
-	b, err := Open(t.Context(), postgrestest.Database(t), Options{})
+	b, err := Open(t.Context(), Migrated.Database(t), Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

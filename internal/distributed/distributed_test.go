@@ -1,8 +1,6 @@
 package distributed_test
 
 import (
-	"context"
-	"log/slog"
 	"os"
 	"sync"
 	"testing"
@@ -17,9 +15,7 @@ import (
 func TestMain(m *testing.M) { os.Exit(postgrestest.Main(m.Run)) }
 
 // migrated is a database with nothing but the schema in it.
-var migrated = postgrestest.Template{Prepare: func(url string) error {
-	return distributed.Migrate(context.Background(), url, slog.New(slog.DiscardHandler))
-}}
+var migrated = &distributed.Migrated
 
 // databases gives each place of a test a database of its own.
 type databases struct {

@@ -20,7 +20,6 @@ import (
 
 	"tandem"
 	"tandem/internal/engine"
-	"tandem/internal/postgrestest"
 )
 
 // history fills the tables with rows as an old service has them, whose writers
@@ -239,7 +238,7 @@ func reasonFor(file, text string) bool {
 
 func TestEveryQueryGoesByIndex(t *testing.T) {
 	t.Parallel()
-	database := postgrestest.Database(t)
+	database := Migrated.Database(t)
 	b, err := Open(t.Context(), database, Options{})
 	if err != nil {
 		t.Fatal(err)

@@ -8,14 +8,14 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"tandem/internal/limit"
-	"tandem/internal/postgrestest"
+	"tandem/internal/storetest"
 )
 
 // A request that comes while its process asks Postgres about others is asked
 // about after them, also if it is the last to come.
 func TestWhoComesWhileAProcessAsksIsAnsweredToo(t *testing.T) {
 	t.Parallel()
-	database := postgrestest.Database(t)
+	database := Migrated.Database(t)
 	b, err := Open(t.Context(), database, Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -47,9 +47,9 @@ func TestWhoComesWhileAProcessAsksIsAnsweredToo(t *testing.T) {
 	answered := make(chan limit.Decision, 2)
 	take := func() { answered <- l.Take("ann", time.Now()) }
 	go take()
-	poll(t, "the first is asked about", waiting(0))
+	storetest.Eventually(t, "the first is asked about", waiting(0))
 	go take()
-	poll(t, "the second waits", waiting(1))
+	storetest.Eventually(t, "the second waits", waiting(1))
 	if err := asking.Rollback(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -61,16 +61,6 @@ func TestWhoComesWhileAProcessAsksIsAnsweredToo(t *testing.T) {
 			}
 		case <-time.After(20 * time.Second):
 			t.Fatal("one is not answered")
-		}
-	}
-}
-
-// poll asks until the answer is yes.
-func poll(t *testing.T, what string, yes func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !yes(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("in vain waited until %s", what)
 		}
 	}
 }

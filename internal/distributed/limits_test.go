@@ -9,7 +9,7 @@ import (
 
 	"tandem/internal/distributed"
 	"tandem/internal/limit"
-	"tandem/internal/postgrestest"
+	"tandem/internal/storetest"
 )
 
 // open opens a backend on a database, as one more process would.
@@ -30,7 +30,7 @@ func open(t *testing.T, database string, opts distributed.Options) *distributed.
 
 func TestARateHoldsForAllProcessesTogether(t *testing.T) {
 	t.Parallel()
-	database := postgrestest.Database(t)
+	database := migrated.Database(t)
 	const most, callers = 60, 3
 	rate := limit.Rate{N: most, Window: time.Hour}
 	var takers []limit.Taker
@@ -65,7 +65,7 @@ func TestARateHoldsForAllProcessesTogether(t *testing.T) {
 	// What was not used is given back, and then exactly the rest is let in.
 	for i := range callers {
 		key := fmt.Sprint("caller ", i)
-		eventually(t, fmt.Sprint(key, " is let in as often as the rate says"), func() bool {
+		storetest.Eventually(t, fmt.Sprint(key, " is let in as often as the rate says"), func() bool {
 			return allowed[i].Load() >= most || takers[0].Take(key, time.Now()).OK && allowed[i].Add(1) == most
 		})
 		if d := takers[0].Take(key, time.Now()); d.OK {
@@ -76,7 +76,7 @@ func TestARateHoldsForAllProcessesTogether(t *testing.T) {
 
 func TestARateLetsInAgainWhenItsWindowHasPassed(t *testing.T) {
 	t.Parallel()
-	taker := open(t, postgrestest.Database(t), distributed.Options{}).Limiter(limit.Rate{N: 2, Window: time.Second})
+	taker := open(t, migrated.Database(t), distributed.Options{}).Limiter(limit.Rate{N: 2, Window: time.Second})
 	for want := 1; want >= 0; want-- {
 		if d := taker.Take("ann", time.Now()); !d.OK || d.Remaining != want || d.Limit != 2 {
 			t.Fatalf("got %+v, want it let in with %d remaining", d, want)
@@ -87,7 +87,7 @@ func TestARateLetsInAgainWhenItsWindowHasPassed(t *testing.T) {
 		t.Fatalf("the third is let in: %+v", d)
 	}
 	refused := time.Now()
-	eventually(t, "ann is let in again", func() bool { return taker.Take("ann", time.Now()).OK })
+	storetest.Eventually(t, "ann is let in again", func() bool { return taker.Take("ann", time.Now()).OK })
 	if waited := time.Since(refused); waited+100*time.Millisecond < d.Retry {
 		t.Errorf("it was let in after %v, and told to come back after %v", waited, d.Retry)
 	}

@@ -3,6 +3,7 @@ package distributed
 import (
 	"context"
 	"errors"
+	"tandem/internal/storetest"
 	"testing"
 	"time"
 )
@@ -58,7 +59,7 @@ func TestTheOldestInLineAsksFirst(t *testing.T) {
 		}
 	}
 	go ask(0)
-	poll(t, "the first asks", inLine(0))
+	storetest.Eventually(t, "the first asks", inLine(0))
 	left, leave := context.WithCancel(t.Context())
 	gone := make(chan error)
 	go func() {
@@ -66,7 +67,7 @@ func TestTheOldestInLineAsksFirst(t *testing.T) {
 	}()
 	for n, id := range []int64{5, 1, 4, 3} {
 		go ask(id)
-		poll(t, "one more waits", inLine(n+2))
+		storetest.Eventually(t, "one more waits", inLine(n+2))
 	}
 	if l.isEmpty() {
 		t.Error("five wait, and the line is empty")

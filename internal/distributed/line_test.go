@@ -8,9 +8,8 @@ import (
 	"testing"
 	"time"
 
-	"tandem"
 	"tandem/internal/distributed"
-	"tandem/internal/postgrestest"
+	"tandem/internal/storetest"
 	"tandem/work"
 )
 
@@ -23,12 +22,11 @@ func TestLongWorkBeginsInOrder(t *testing.T) {
 		slots    = 2
 		requests = 100
 	)
-	database := postgrestest.Database(t)
+	database := migrated.Database(t)
 	api := open(t, database, distributed.Options{NoSteps: true})
 	for i := range requests {
-		at := time.Now().UTC().Truncate(time.Microsecond)
-		req := &tandem.Request{ID: tandem.NewID(at), Mode: tandem.Async, Status: tandem.Pending, Workload: "test", Lane: "io",
-			Complexity: 1, Data: json.RawMessage(strconv.Itoa(i)), CreatedAt: at, Callback: tandem.Callback{State: tandem.CallbackNone}}
+		req := storetest.Pending("")
+		req.Workload, req.Lane, req.Data = "test", "io", json.RawMessage(strconv.Itoa(i))
 		if err := api.Accept(t.Context(), req); err != nil {
 			t.Fatal(err)
 		}
@@ -46,7 +44,7 @@ func TestLongWorkBeginsInOrder(t *testing.T) {
 		time.Sleep(100 * time.Millisecond) // the work
 		return json.RawMessage(`1`), nil
 	}), slots)
-	eventually(t, "all have begun", func() bool {
+	storetest.Eventually(t, "all have begun", func() bool {
 		mu.Lock()
 		defer mu.Unlock()
 		return len(begun) == requests
@@ -71,7 +69,7 @@ func TestLongWorkBeginsInOrder(t *testing.T) {
 
 func TestAJobThatIsGivenBackKeepsItsPlace(t *testing.T) {
 	t.Parallel()
-	database := postgrestest.Database(t)
+	database := migrated.Database(t)
 	db := openSQL(t, database)
 	api := open(t, database, distributed.Options{NoSteps: true})
 	suspect := accepted(t, api, "")
@@ -89,7 +87,7 @@ func TestAJobThatIsGivenBackKeepsItsPlace(t *testing.T) {
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}), 1)
-	eventually(t, "one is worked, and another waits for its slot", func() bool {
+	storetest.Eventually(t, "one is worked, and another waits for its slot", func() bool {
 		return count(t, db, `SELECT count(*) FROM river_job WHERE state = 'running'`) > 1 &&
 			count(t, db, `SELECT count(*) FROM requests WHERE status = 'processing'`) > 0
 	})

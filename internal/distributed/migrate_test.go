@@ -14,8 +14,8 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"tandem"
 	"tandem/internal/postgrestest"
+	"tandem/internal/storetest"
 )
 
 // schemaFiles are the migrations of this version.
@@ -77,10 +77,7 @@ func TestAMigrationHoldsUpNobody(t *testing.T) {
 			times++
 		default:
 		}
-		at := b.now()
-		req := &tandem.Request{ID: tandem.NewID(at), Mode: tandem.Async, Status: tandem.Pending, Workload: "wait", Lane: "io",
-			Complexity: 1, Data: []byte(`{}`), Callback: tandem.Callback{State: tandem.CallbackNone}, CreatedAt: at}
-		if err := b.Accept(t.Context(), req); err != nil {
+		if err := b.Accept(t.Context(), storetest.Pending("")); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -171,7 +168,7 @@ func TestWhatWaitsIsCountedWhoeverCounts(t *testing.T) {
 	count(counting, 1, 10)
 	migrated := make(chan error, 1)
 	go func() { migrated <- migrateTo(t.Context(), pool, slog.New(slog.DiscardHandler), schemaFiles(t)) }()
-	poll(t, "the migration waits for the counters", func() bool {
+	storetest.Eventually(t, "the migration waits for the counters", func() bool {
 		var waits bool
 		err := pool.QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND relation = 'request_counters'::regclass)`).Scan(&waits)
 		if err != nil {

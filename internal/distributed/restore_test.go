@@ -7,13 +7,12 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"tandem"
-	"tandem/internal/postgrestest"
+	"tandem/internal/storetest"
 )
 
 func TestALostJobIsMadeAgain(t *testing.T) {
 	t.Parallel()
-	b, err := Open(t.Context(), postgrestest.Database(t), Options{})
+	b, err := Open(t.Context(), Migrated.Database(t), Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,11 +56,7 @@ func TestALostJobIsMadeAgain(t *testing.T) {
 		{"is settled and has no job", `UPDATE requests SET status = 'completed' WHERE id = $1`, `DELETE FROM river_job WHERE args->>'id' = $1`},
 		{"is a sync one that runs", `UPDATE requests SET mode = 'sync', status = 'processing' WHERE id = $1`, `DELETE FROM river_job WHERE args->>'id' = $1`},
 	} {
-		now := b.now()
-		req := &tandem.Request{
-			ID: tandem.NewID(now), Mode: tandem.Async, Status: tandem.Pending, Lane: "cpu", Workload: "compute", Complexity: 1,
-			Data: []byte(`{}`), Callback: tandem.Callback{State: tandem.CallbackNone}, CreatedAt: now,
-		}
+		req := storetest.Pending("")
 		if err := b.Accept(t.Context(), req); err != nil {
 			t.Fatal(err)
 		}

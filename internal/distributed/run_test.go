@@ -5,7 +5,7 @@ import (
 	"time"
 
 	"tandem"
-	"tandem/internal/postgrestest"
+	"tandem/internal/storetest"
 )
 
 // What expires is failed by the process that leads the queue, at once, and by the
@@ -14,7 +14,7 @@ func TestTheLeaderFailsWhatExpiresAndTheOthersStandIn(t *testing.T) {
 	t.Parallel()
 	at := time.Now().UTC().Truncate(time.Microsecond)
 	now := at
-	b, err := Open(t.Context(), postgrestest.Database(t), Options{Now: func() time.Time { return now }})
+	b, err := Open(t.Context(), Migrated.Database(t), Options{Now: func() time.Time { return now }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,9 +40,8 @@ func TestTheLeaderFailsWhatExpiresAndTheOthersStandIn(t *testing.T) {
 			ON CONFLICT (name) DO UPDATE SET leader_id = excluded.leader_id`, leader); err != nil {
 			t.Fatal(err)
 		}
-		req := &tandem.Request{ID: tandem.NewID(at), Mode: tandem.Async, Status: tandem.Pending, Workload: "wait", Lane: "io",
-			Complexity: 1, Data: []byte(`{}`), Callback: tandem.Callback{State: tandem.CallbackNone}, CreatedAt: at,
-			ExpiresAt: at.Add(time.Millisecond)}
+		req := storetest.Pending("")
+		req.CreatedAt, req.ExpiresAt = at, at.Add(time.Millisecond)
 		now = at
 		if err := b.Accept(t.Context(), req); err != nil {
 			t.Fatal(err)

@@ -12,7 +12,7 @@ import (
 
 	"tandem"
 	"tandem/internal/engine"
-	"tandem/internal/postgrestest"
+	"tandem/internal/storetest"
 )
 
 // pending puts so many requests on record that wait to be started.
@@ -21,9 +21,7 @@ func pending(t *testing.T, b *Backend, n int) []*tandem.Request {
 	requests := make([]*tandem.Request, n)
 	faults := make(chan error, n)
 	for i := range requests {
-		at := b.now()
-		requests[i] = &tandem.Request{ID: tandem.NewID(at), Mode: tandem.Async, Status: tandem.Pending, Workload: "wait", Lane: "io",
-			Complexity: 1, Data: []byte(`{}`), Callback: tandem.Callback{State: tandem.CallbackNone}, CreatedAt: at}
+		requests[i] = storetest.Pending("")
 		go func() { faults <- b.Accept(t.Context(), requests[i]) }()
 	}
 	for range requests {
@@ -38,7 +36,7 @@ func pending(t *testing.T, b *Backend, n int) []*tandem.Request {
 // connection to it.
 func openTwo(t *testing.T, opts Options) (first, second *Backend, conn *pgx.Conn) {
 	t.Helper()
-	database := postgrestest.Database(t)
+	database := Migrated.Database(t)
 	both := make([]*Backend, 2)
 	for i := range both {
 		b, err := Open(t.Context(), database, opts)
@@ -106,7 +104,7 @@ func TestProcessesThatWriteTheSameRowsDoNotWaitForEachOther(t *testing.T) {
 	var both sync.WaitGroup
 	both.Go(func() { faults[0] = first.writer.try(forth, 1) })
 	both.Go(func() { faults[1] = second.writer.try(back, 2) })
-	poll(t, "both wait for a lock", func() bool { return waitingForLocks(t, first) == 2 })
+	storetest.Eventually(t, "both wait for a lock", func() bool { return waitingForLocks(t, first) == 2 })
 	if err := third.Rollback(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -152,7 +150,7 @@ func TestABatchThatMeetsADeadlockIsCommittedTogether(t *testing.T) {
 	answers := make([]error, len(batch))
 	committed := make(chan error, 1)
 	go func() { committed <- b.writer.commit(batch, answers, 1) }()
-	poll(t, "the batch waits for the other's row", func() bool { return waitingForLocks(t, b) == 1 })
+	storetest.Eventually(t, "the batch waits for the other's row", func() bool { return waitingForLocks(t, b) == 1 })
 	if err := lock(started); err != nil { // which the batch has: each waits for the other now
 		t.Fatal(err)
 	}

@@ -1,14 +1,12 @@
 package distributed_test
 
 import (
-	"encoding/json"
 	"sync"
 	"testing"
-	"time"
 
-	"tandem"
 	"tandem/internal/distributed"
 	"tandem/internal/postgrestest"
+	"tandem/internal/storetest"
 )
 
 // BenchmarkAccept accepts requests from 256 callers at once on a Postgres of its
@@ -33,11 +31,7 @@ func BenchmarkAccept(b *testing.B) {
 	for range 256 {
 		callers.Go(func() {
 			for range work {
-				now := time.Now().UTC().Truncate(time.Microsecond)
-				req := &tandem.Request{ID: tandem.NewID(now), Mode: tandem.Async, Status: tandem.Pending, Workload: "compute",
-					Lane: "cpu", Complexity: 3, Data: json.RawMessage(`{"a":1,"b":2}`), CreatedAt: now,
-					Callback: tandem.Callback{URL: "http://example.com/hook", State: tandem.CallbackPending, MaxAttempts: 3}}
-				if err := backend.Accept(b.Context(), req); err != nil {
+				if err := backend.Accept(b.Context(), storetest.Pending("http://example.com/hook")); err != nil {
 					b.Error(err)
 				}
 			}

@@ -19,6 +19,7 @@ import (
 	"tandem/internal/egress"
 	"tandem/internal/embedded"
 	"tandem/internal/engine"
+	"tandem/internal/storetest"
 	"tandem/webhook"
 	"tandem/work"
 )
@@ -128,15 +129,6 @@ func (f *failing) attempts() int {
 	return n
 }
 
-func eventually(t *testing.T, what string, yes func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !yes(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("in vain waited until %s", what)
-		}
-	}
-}
-
 // The clock is set by an hour while callbacks wait for their next attempt. None
 // comes early, none is lost, and none is made more often than it may.
 func TestAClockThatIsSetMovesNoRetry(t *testing.T) {
@@ -163,11 +155,11 @@ func TestAClockThatIsSetMovesNoRetry(t *testing.T) {
 				ids = append(ids, req.ID)
 			}
 			for i, to := range row.to {
-				eventually(t, "attempts go on", func() bool { return rcv.attempts() >= callbacks*(1+2*i/len(row.to)) })
+				storetest.Eventually(t, "attempts go on", func() bool { return rcv.attempts() >= callbacks*(1+2*i/len(row.to)) })
 				clock.set(to)
 			}
 			for _, id := range ids {
-				eventually(t, "every callback is delivered", func() bool {
+				storetest.Eventually(t, "every callback is delivered", func() bool {
 					req, err := e.Find(t.Context(), tandem.Anyone, id, 0)
 					if err != nil {
 						t.Fatal(err)
@@ -224,7 +216,7 @@ func TestARestartAfterTheClockWasSetLosesNoRetry(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			eventually(t, "the first attempt is on record", func() bool {
+			storetest.Eventually(t, "the first attempt is on record", func() bool {
 				found, err := e.Find(t.Context(), tandem.Anyone, req.ID, 0)
 				if err != nil {
 					t.Fatal(err)
@@ -238,7 +230,7 @@ func TestARestartAfterTheClockWasSetLosesNoRetry(t *testing.T) {
 				e = newClocked(t, database, clock)
 				clock.set(row.then)
 			}
-			eventually(t, "it is delivered", func() bool {
+			storetest.Eventually(t, "it is delivered", func() bool {
 				found, err := e.Find(t.Context(), tandem.Anyone, req.ID, 0)
 				if err != nil && !strings.Contains(err.Error(), "closed") {
 					t.Fatal(err)

@@ -10,14 +10,14 @@ import (
 
 	"tandem"
 	"tandem/internal/engine"
+	"tandem/internal/storetest"
 )
 
 // kept is a request of the tests, accepted at a time, without a callback.
 func kept(at time.Time) *tandem.Request {
-	return &tandem.Request{
-		ID: tandem.NewID(at), Mode: tandem.Async, Status: tandem.Pending, Workload: "compute", Lane: "cpu", Complexity: 1,
-		Data: []byte(`{"a":1}`), Callback: tandem.Callback{State: tandem.CallbackNone}, CreatedAt: at,
-	}
+	req := storetest.Pending("")
+	req.ID, req.CreatedAt = tandem.NewID(at), at
+	return req
 }
 
 func openAt(t *testing.T, path string, opts Options) *Backend {

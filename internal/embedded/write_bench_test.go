@@ -7,6 +7,7 @@ import (
 
 	"tandem"
 	"tandem/internal/embedded"
+	"tandem/internal/storetest"
 )
 
 // BenchmarkLife writes the whole life of a request: accepted, started,
@@ -21,13 +22,8 @@ func BenchmarkLife(b *testing.B) {
 	b.ReportAllocs()
 	b.RunParallel(func(p *testing.PB) {
 		for p.Next() {
-			at := time.Now().UTC()
-			req := &tandem.Request{
-				ID: tandem.NewID(at), Mode: tandem.Async, Status: tandem.Pending, Workload: "compute", Lane: "cpu", Complexity: 1,
-				Data:      []byte(`{"a":1.5,"b":2,"c":[3,4]}`),
-				Callback:  tandem.Callback{URL: "http://127.0.0.1:9999/1/1", State: tandem.CallbackPending, MaxAttempts: 3},
-				CreatedAt: at,
-			}
+			req := storetest.Pending("http://127.0.0.1:9999/1/1")
+			at := req.CreatedAt
 			if err := backend.Accept(b.Context(), req); err != nil {
 				b.Error(err)
 			}

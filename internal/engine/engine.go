@@ -98,14 +98,14 @@ type Engine struct {
 	secrets  func(owner string) []webhook.Secret
 	log      *slog.Logger
 
-	lanes   map[string]*lane // by the name of a work.Class
-	gates   map[string]*gate // of the sync requests, by the same
-	hosts   hosts
-	running running
+	lanes    map[string]*lane    // by the name of a work.Class
+	limiters map[string]*limiter // of the sync requests, by the same
+	hosts    hosts
+	running  running
 	// unwritten counts the sync requests whose outcome could not be written yet.
 	unwritten atomic.Int64
 	seen      *seen
-	comebacks comebacks // to a backlog that was full
+	refusals  refusals // of a backlog that is full
 	metrics   *metrics
 	drained   chan struct{} // closed by Drain
 	drain     sync.Once
@@ -132,9 +132,9 @@ func New(backend Backend, registry *work.Registry, guard *egress.Guard, sender *
 			work.CPU.String():   newLane(work.CPU, opts.Workers),
 			work.Waits.String(): newLane(work.Waits, opts.IOConcurrency),
 		},
-		gates: map[string]*gate{
-			work.CPU.String():   newGate(opts.Workers, opts.SyncQueueTimeout/4),
-			work.Waits.String(): newGate(opts.IOConcurrency, opts.SyncQueueTimeout/4),
+		limiters: map[string]*limiter{
+			work.CPU.String():   newLimiter(opts.Workers, opts.SyncQueueTimeout/4),
+			work.Waits.String(): newLimiter(opts.IOConcurrency, opts.SyncQueueTimeout/4),
 		},
 		hosts:   newHosts(opts.PerHost),
 		running: newRunning(),

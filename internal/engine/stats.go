@@ -87,7 +87,7 @@ func (e *Engine) laneStates() []LaneState {
 	var all []LaneState
 	for name, l := range e.lanes {
 		s := LaneState{Lane: name, Slots: l.slots, Busy: l.busy(), Abandoned: l.abandonedNow()}
-		s.SyncLimit, s.SyncInFlight, s.SyncRefused = e.gates[name].state()
+		s.SyncLimit, s.SyncInFlight, s.SyncRefused = e.limiters[name].state()
 		all = append(all, s)
 	}
 	slices.SortFunc(all, func(a, b LaneState) int { return cmp.Compare(a.Lane, b.Lane) })

@@ -106,7 +106,7 @@ func (e *Engine) release(ctx context.Context, req *tandem.Request) (*tandem.Requ
 // do runs a sync request. Of one with an Idempotency-Key that another request
 // holds, it returns that one's id, having run nothing.
 func (e *Engine) do(ctx context.Context, kind work.Kind, req *tandem.Request, key IdempotencyKey) (_ *tandem.Request, holder string, err error) {
-	passage, err := e.gates[req.Lane].enter(req)
+	permit, err := e.limiters[req.Lane].acquire(req)
 	if err != nil {
 		return nil, "", err
 	}
@@ -118,7 +118,7 @@ func (e *Engine) do(ctx context.Context, kind work.Kind, req *tandem.Request, ke
 		if e.unwritten.Load() >= maxUnwritten {
 			return false, errUnwritten
 		}
-		passage.begun = time.Now()
+		permit.begun = time.Now()
 		req.Status, req.Starts, req.Epoch = tandem.Processing, 1, 1
 		req.StartedAt = e.now()
 		if key.Key == "" {
@@ -130,21 +130,21 @@ func (e *Engine) do(ctx context.Context, kind work.Kind, req *tandem.Request, ke
 	})
 	switch {
 	case errors.Is(err, errNotBegun):
-		passage.left()
+		permit.drop()
 		return nil, holder, out.err
 	case errors.Is(err, errSyncQueue) || errors.Is(err, context.DeadlineExceeded):
-		return nil, "", passage.waitedInVain()
+		return nil, "", permit.timeOut()
 	case err != nil:
-		passage.left()
+		permit.drop()
 		return nil, "", &tandem.Error{Code: tandem.CodeUnknown, Message: "the caller left before a slot was free", Err: err}
 	}
 	result, fail := judge(out)
 	finish(req, result, fail, out.at)
 	err = e.backend.Complete(context.WithoutCancel(ctx), req)
 	if fail != nil && cutShort[fail.Code] {
-		passage.left()
+		permit.drop()
 	} else {
-		passage.ended()
+		permit.record()
 	}
 	if err != nil {
 		if tandem.CodeOf(err) != tandem.CodeConflict {
@@ -201,14 +201,14 @@ func (e *Engine) Accept(ctx context.Context, sub Submission) (req *tandem.Reques
 
 func (e *Engine) accept(ctx context.Context, req *tandem.Request, key IdempotencyKey) (_ *tandem.Request, replayed bool, err error) {
 	if key.Key == "" {
-		return req, false, e.mayComeBack(e.backend.Accept(ctx, req))
+		return req, false, e.withRetryAfter(e.backend.Accept(ctx, req))
 	}
 	holder, err := e.backend.Claim(ctx, req, key)
 	if holder != "" {
 		req, err = e.replay(ctx, holder, err)
 		return req, true, err
 	}
-	return req, false, e.mayComeBack(err)
+	return req, false, e.withRetryAfter(err)
 }
 
 // Try accepts a submission and waits for its outcome, as long as the caller

@@ -85,8 +85,10 @@ func (s *suite) wantCode(what string, err error, want tandem.Code) {
 
 func now() time.Time { return time.Now().UTC().Truncate(time.Microsecond) }
 
-// pending is a fresh async request; with a callback to the URL, if one is
-// given.
+// Pending is a fresh async request of the lane cpu; with a callback to the URL, if
+// one is given.
+func Pending(callbackURL string) *tandem.Request { return pending(callbackURL) }
+
 func pending(callbackURL string) *tandem.Request {
 	at := now()
 	req := &tandem.Request{

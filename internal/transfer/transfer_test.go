@@ -25,6 +25,7 @@ import (
 	"tandem/webhook"
 
 	_ "github.com/jackc/pgx/v5/stdlib" // the driver "pgx"
+	"tandem/internal/storetest"
 )
 
 func TestMain(m *testing.M) { os.Exit(postgrestest.Main(m.Run)) }
@@ -55,9 +56,8 @@ func fill(t *testing.T, file string) {
 	var all sync.WaitGroup
 	for i := range requestsMade {
 		all.Go(func() {
-			req := tandem.Request{ID: tandem.NewID(now), Owner: []string{"", "alice"}[i%2], Mode: tandem.Async, Status: tandem.Pending, Workload: "wait", Lane: "io",
-				Complexity: 1, Data: json.RawMessage(fmt.Sprintf(`{"n":%d,"text":"grün"}`, i)), CreatedAt: now}
-			req.Callback.State = tandem.CallbackNone
+			req := *storetest.Pending("")
+			req.Owner, req.Data = []string{"", "alice"}[i%2], json.RawMessage(fmt.Sprintf(`{"n":%d,"text":"grün"}`, i))
 			if i%3 == 0 {
 				req.Callback = tandem.Callback{URL: "http://127.0.0.1:1/", State: tandem.CallbackPending, MaxAttempts: 3,
 					Timeout: time.Second, Header: map[string]string{"X-Of": "me"}}
@@ -293,9 +293,8 @@ func TestAHistoryIsMovedWholeThoughCutOffTwice(t *testing.T) {
 
 	b := openPostgres(t, database)
 	defer b.Close()
-	fresh := tandem.Request{ID: tandem.NewID(time.Now()), Mode: tandem.Async, Status: tandem.Pending, Workload: "wait", Lane: "io", Complexity: 1, Data: json.RawMessage(`{}`), CreatedAt: time.Now()}
-	fresh.Callback.State = tandem.CallbackNone
-	if err := b.Accept(t.Context(), &fresh); err != nil || fresh.Seq <= want.rows[0].Seq {
+	fresh := storetest.Pending("")
+	if err := b.Accept(t.Context(), fresh); err != nil || fresh.Seq <= want.rows[0].Seq {
 		t.Errorf("a new request comes as %d after %d: %v", fresh.Seq, want.rows[0].Seq, err)
 	}
 	if result, err := Run(t.Context(), file, database, quiet, func(Progress) {}); err != nil || !result.Already || result.Moved != 0 {

@@ -12,11 +12,11 @@ import (
 	"tandem"
 )
 
-// simulation is a service of some slots on a clock of its own, with a gate's
+// simulation is a service of some slots on a clock of its own, with a limiter's
 // decisions in front of it. served says how long work takes in its slot, when
 // so many hold one.
 type simulation struct {
-	limit    concurrency
+	limit    concurrencyLimit
 	slots    int
 	deadline time.Duration // who has waited so long leaves
 	served   func(busy int) time.Duration
@@ -93,7 +93,7 @@ func (s *simulation) begin() {
 
 func (s *simulation) end(a arrival) {
 	s.inside--
-	sample := sample{at: s.now, inFlight: a.inFlight, latency: s.now.Sub(a.at), served: s.usual, unburdened: s.usual}
+	sample := sample{at: s.now, inFlight: a.inFlight, latency: s.now.Sub(a.at), served: s.usual, noLoad: s.usual}
 	if !a.begun.IsZero() {
 		sample.served = s.now.Sub(a.begun)
 		s.latencies = append(s.latencies, sample.latency)
@@ -108,7 +108,7 @@ func (s *simulation) p99() time.Duration {
 
 // Ten times what the slots can do is offered for a minute. What they do is what
 // they can, and who is admitted is answered about as soon as is tolerated.
-func TestConcurrencyUnderTenTimesTheLoad(t *testing.T) {
+func TestTheConcurrencyLimitUnderTenTimesTheLoad(t *testing.T) {
 	const target = 500 * time.Millisecond
 	for _, row := range []struct {
 		name  string
@@ -124,7 +124,7 @@ func TestConcurrencyUnderTenTimesTheLoad(t *testing.T) {
 		t.Run(row.name, func(t *testing.T) {
 			random := rand.New(rand.NewPCG(1, 2))
 			spread := func(int) time.Duration { return time.Duration((0.5 + random.Float64()) * float64(row.work)) }
-			s := &simulation{limit: newConcurrency(row.slots, target), slots: row.slots, deadline: 4 * target, served: spread, usual: row.work, random: random, now: time.Now()}
+			s := &simulation{limit: newConcurrencyLimit(row.slots, target), slots: row.slots, deadline: 4 * target, served: spread, usual: row.work, random: random, now: time.Now()}
 			capacity := float64(row.slots) / row.work.Seconds()
 			s.run(capacity/2, 30*time.Second)
 			if s.refused > len(s.latencies)/20 { // few wait at a time for one slot
@@ -154,9 +154,9 @@ func TestConcurrencyUnderTenTimesTheLoad(t *testing.T) {
 
 // An upstream that gets slower the more it is asked has no queue of ours to be
 // seen by. It is asked by as many at once as it can bear.
-func TestConcurrencySparesAnUpstreamThatGetsSlower(t *testing.T) {
+func TestTheConcurrencyLimitSparesAnUpstreamThatGetsSlower(t *testing.T) {
 	const usual, bears = 50 * time.Millisecond, 40
-	s := &simulation{limit: newConcurrency(512, 500*time.Millisecond), slots: 512, deadline: 2 * time.Second, usual: usual, random: rand.New(rand.NewPCG(1, 2)), now: time.Now(),
+	s := &simulation{limit: newConcurrencyLimit(512, 500*time.Millisecond), slots: 512, deadline: 2 * time.Second, usual: usual, random: rand.New(rand.NewPCG(1, 2)), now: time.Now(),
 		served: func(busy int) time.Duration { return usual * time.Duration(max(bears, busy)) / bears }}
 	s.run(10*bears/usual.Seconds(), 10*time.Second)
 	s.latencies = nil
@@ -168,25 +168,25 @@ func TestConcurrencySparesAnUpstreamThatGetsSlower(t *testing.T) {
 	}
 }
 
-func TestConcurrencyIsOneDecisionAWindow(t *testing.T) {
+func TestTheConcurrencyLimitIsOneDecisionAWindow(t *testing.T) {
 	start := time.Now()
-	base := concurrency{limit: 100, least: 3, most: 200, target: 100 * time.Millisecond}
+	base := concurrencyLimit{limit: 100, least: 3, most: 200, target: 100 * time.Millisecond}
 	const ms = time.Millisecond
 	for _, row := range []struct {
 		name   string
 		sample sample // ten of them, 20 ms apart
 		want   float64
 	}{
-		{"latency as tolerated, made use of: up by the root", sample{inFlight: 100, latency: 50 * ms, served: 5 * ms, unburdened: 5 * ms}, 110},
-		{"latency as tolerated, to the millisecond: as it is", sample{inFlight: 100, latency: 110 * ms, served: 5 * ms, unburdened: 5 * ms}, 100},
-		{"a little less: up by as little", sample{inFlight: 105, latency: 105 * ms, served: 5 * ms, unburdened: 5 * ms}, 110},
-		{"just under half made use of: as it is", sample{inFlight: 49, latency: 50 * ms, served: 5 * ms, unburdened: 5 * ms}, 100},
-		{"half made use of: up", sample{inFlight: 50, latency: 50 * ms, served: 5 * ms, unburdened: 5 * ms}, 110},
-		{"twice what is tolerated: by half", sample{inFlight: 100, latency: 220 * ms, served: 5 * ms, unburdened: 5 * ms}, 50},
-		{"twice, with twice the limit in flight: as it is", sample{inFlight: 200, latency: 220 * ms, served: 5 * ms, unburdened: 5 * ms}, 100},
-		{"far too much: no further than the least", sample{inFlight: 10, latency: time.Minute, served: 5 * ms, unburdened: 5 * ms}, 3},
-		{"long work is no load", sample{inFlight: 60, latency: 900 * ms, served: 900 * ms, unburdened: 900 * ms}, 110},
-		{"work that got longer under load is", sample{inFlight: 60, latency: 420 * ms, served: 420 * ms, unburdened: 55 * ms}, 30},
+		{"latency as tolerated, made use of: up by the root", sample{inFlight: 100, latency: 50 * ms, served: 5 * ms, noLoad: 5 * ms}, 110},
+		{"latency as tolerated, to the millisecond: as it is", sample{inFlight: 100, latency: 110 * ms, served: 5 * ms, noLoad: 5 * ms}, 100},
+		{"a little less: up by as little", sample{inFlight: 105, latency: 105 * ms, served: 5 * ms, noLoad: 5 * ms}, 110},
+		{"just under half made use of: as it is", sample{inFlight: 49, latency: 50 * ms, served: 5 * ms, noLoad: 5 * ms}, 100},
+		{"half made use of: up", sample{inFlight: 50, latency: 50 * ms, served: 5 * ms, noLoad: 5 * ms}, 110},
+		{"twice what is tolerated: by half", sample{inFlight: 100, latency: 220 * ms, served: 5 * ms, noLoad: 5 * ms}, 50},
+		{"twice, with twice the limit in flight: as it is", sample{inFlight: 200, latency: 220 * ms, served: 5 * ms, noLoad: 5 * ms}, 100},
+		{"far too much: no further than the least", sample{inFlight: 10, latency: time.Minute, served: 5 * ms, noLoad: 5 * ms}, 3},
+		{"long work is no load", sample{inFlight: 60, latency: 900 * ms, served: 900 * ms, noLoad: 900 * ms}, 110},
+		{"work that got longer under load is", sample{inFlight: 60, latency: 420 * ms, served: 420 * ms, noLoad: 55 * ms}, 30},
 	} {
 		c := base
 		for i := range 10 {
@@ -204,25 +204,25 @@ func TestConcurrencyIsOneDecisionAWindow(t *testing.T) {
 			t.Errorf("%s: the window goes on", row.name)
 		}
 	}
-	if c := (concurrency{limit: 199, least: 3, most: 200, target: 100 * ms, n: 9, began: start, inFlight: 1800, latency: 45 * ms, served: 45 * ms, unburdened: 45 * ms}).
-		note(sample{at: start.Add(time.Second), inFlight: 199, latency: 5 * ms, served: 5 * ms, unburdened: 5 * ms}); c.limit != 200 {
+	if c := (concurrencyLimit{limit: 199, least: 3, most: 200, target: 100 * ms, n: 9, began: start, inFlight: 1800, latency: 45 * ms, served: 45 * ms, noLoad: 45 * ms}).
+		note(sample{at: start.Add(time.Second), inFlight: 199, latency: 5 * ms, served: 5 * ms, noLoad: 5 * ms}); c.limit != 200 {
 		t.Errorf("the limit is %v, past the most", c.limit)
 	}
 	if c := base.note(sample{at: start, inFlight: 100, latency: ms}); c.limit != 100 || c.n != 1 {
 		t.Errorf("a single sample was judged: %+v", c)
 	}
-	if c := base.note(sample{at: start, inFlight: 100, latency: 3 * time.Second, served: ms, unburdened: ms}); c.limit > 4 {
+	if c := base.note(sample{at: start, inFlight: 100, latency: 3 * time.Second, served: ms, noLoad: ms}); c.limit > 4 {
 		t.Errorf("a sample that lasted longer than any window was not: %+v", c)
 	}
 }
 
-func TestAppointments(t *testing.T) {
+func TestRetryAfterSpreadsWhoComesBack(t *testing.T) {
 	now := time.Now()
-	var a appointments
+	var a retryAfter
 	var away time.Duration
 	for i, want := range []time.Duration{time.Second, 1100 * time.Millisecond, 1200 * time.Millisecond} {
 		if a, away = a.next(now, time.Second, 100*time.Millisecond, 0); away != want {
-			t.Errorf("appointment %d is in %v, want %v", i+1, away, want)
+			t.Errorf("the time to come back of refusal %d is in %v, want %v", i+1, away, want)
 		}
 	}
 	if _, away = a.next(now.Add(time.Hour), time.Second, 100*time.Millisecond, 0); away != time.Second {
@@ -234,8 +234,8 @@ func TestAppointments(t *testing.T) {
 	if away != 22500*time.Millisecond {
 		t.Errorf("past the longest it is in %v, want the middle of its second half", away)
 	}
-	if a, _ = a.next(now, time.Second, time.Hour, 0.5); a.last.After(now.Add(longestAppointment)) {
-		t.Errorf("the last appointment is in %v: none ends it", a.last.Sub(now))
+	if a, _ = a.next(now, time.Second, time.Hour, 0.5); a.last.After(now.Add(longestRetryAfter)) {
+		t.Errorf("the last is in %v: none ends it", a.last.Sub(now))
 	}
 }
 
@@ -244,7 +244,7 @@ func TestAppointments(t *testing.T) {
 func TestWhoComesBackWhenToldGetsIn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const work, slots, callers = 50 * time.Millisecond, 2, 600
-		g := newGate(slots, 500*time.Millisecond)
+		l := newLimiter(slots, 500*time.Millisecond)
 		free := make(chan struct{}, slots)
 		tries := make([]int, callers)
 		done := make(chan int)
@@ -253,13 +253,13 @@ func TestWhoComesBackWhenToldGetsIn(t *testing.T) {
 				time.Sleep(time.Duration(i) * work / slots / 10) // ten times what can be worked
 				for {
 					tries[i]++
-					p, err := g.enter(&tandem.Request{Workload: "compute", Complexity: 1})
+					p, err := l.acquire(&tandem.Request{Workload: "compute", Complexity: 1})
 					if err == nil {
 						free <- struct{}{}
 						p.begun = time.Now()
 						time.Sleep(work)
 						<-free
-						p.ended()
+						p.record()
 						done <- i
 						return
 					}
@@ -274,7 +274,7 @@ func TestWhoComesBackWhenToldGetsIn(t *testing.T) {
 		}
 		took := time.Since(start)
 		slices.Sort(tries)
-		_, inFlight, refused := g.state()
+		_, inFlight, refused := l.state()
 		t.Logf("%d callers were worked in %v; %d refusals; tries: median %d, p99 %d, most %d", callers, took, refused, tries[callers/2], tries[callers*99/100], tries[callers-1])
 		if tries[callers/2] > 2 || tries[callers-1] > 4 {
 			t.Errorf("half of them took up to %d tries, the last %d", tries[callers/2], tries[callers-1])
@@ -288,50 +288,50 @@ func TestWhoComesBackWhenToldGetsIn(t *testing.T) {
 	})
 }
 
-func TestAGateLearnsWhatWorkTakesWithoutLoad(t *testing.T) {
+func TestALimiterLearnsWhatWorkTakesWithoutLoad(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := newGate(512, 500*time.Millisecond)
+		l := newLimiter(512, 500*time.Millisecond)
 		req := &tandem.Request{Workload: "http", Complexity: 1}
-		pass := func(served time.Duration) {
-			p, err := g.enter(req)
+		serve := func(served time.Duration) {
+			p, err := l.acquire(req)
 			if err != nil {
 				t.Fatal(err)
 			}
 			p.begun = time.Now()
 			time.Sleep(served)
-			p.ended()
+			p.record()
 		}
 		for range 100 {
-			pass(10 * time.Millisecond)
+			serve(10 * time.Millisecond)
 		}
 		// Now it is slower for good, and by more than is tolerated. The limit
 		// falls, and rises again once that is known to be usual.
 		lowest := 512
 		for range 200 {
-			pass(3 * time.Second)
-			limit, _, _ := g.state()
+			serve(3 * time.Second)
+			limit, _, _ := l.state()
 			lowest = min(lowest, limit)
 		}
 		if lowest > 17 {
 			t.Errorf("the limit fell to %d only", lowest)
 		}
-		if usual := g.unburdened[kindOfWork{"http", 1}]; usual < 2900*time.Millisecond {
+		if usual := l.noLoad[kindOfWork{"http", 1}]; usual < 2900*time.Millisecond {
 			t.Errorf("%v is held to be usual", usual)
 		}
-		var all []*passage
+		var all []*permit
 		for range 16 {
-			p, err := g.enter(req)
+			p, err := l.acquire(req)
 			if err != nil {
-				t.Fatal("the gate is shut for good:", err)
+				t.Fatal("nobody is admitted for good:", err)
 			}
 			p.begun = time.Now()
 			all = append(all, p)
 		}
 		time.Sleep(3 * time.Second)
 		for _, p := range all {
-			p.ended()
+			p.record()
 		}
-		if limit, _, _ := g.state(); limit < lowest {
+		if limit, _, _ := l.state(); limit < lowest {
 			t.Errorf("the limit is %d", limit)
 		}
 	})
