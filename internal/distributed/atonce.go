@@ -47,8 +47,9 @@ func (o *ownJobs) of(request string) ownJob {
 }
 
 // mayStart reserves a slot for a request that is being accepted, if there is one
-// free and nothing that was accepted before waits for it. What becomes of the
-// request is told to accepted.
+// free and no job waits for it here. Jobs that are still in the queue are older,
+// but a slot that is free now is free because River has none of them here yet.
+// What becomes of the request is told to accepted.
 func (r *runner) mayStart(req *tandem.Request) bool {
 	if r == nil || r.ctx.Err() != nil || req.Mode != tandem.Async || req.Status != tandem.Pending || req.NotBefore.After(r.b.now()) {
 		return false

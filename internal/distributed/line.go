@@ -89,15 +89,14 @@ func (l *line) took(got, asked int) {
 	l.more = got == asked
 }
 
-// isEmpty reports whether nothing waits for a slot that was accepted before, here
-// or in the queue, as far as is known.
+// isEmpty reports whether no job waits for a slot here.
 func (l *line) isEmpty() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.empty()
 }
 
-func (l *line) empty() bool { return len(l.waiting) == 0 && !l.asking && !l.more }
+func (l *line) empty() bool { return len(l.waiting) == 0 && !l.asking }
 
 // reserve asks for a slot, as soon as no older job waits for one.
 func (l *line) reserve(ctx context.Context, job age, ask func(context.Context) error) error {
@@ -171,7 +170,7 @@ func (l *line) end() {
 	l.ended = now
 	l.working--
 	switch {
-	case l.empty(): // it says how often requests come, not how fast they go
+	case l.empty() && !l.more: // it says how often requests come, not how fast they go
 	case l.pace == 0:
 		l.pace = max(took, 1)
 	default:

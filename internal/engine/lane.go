@@ -251,9 +251,9 @@ func (l *lane) busy() int {
 // a crash could find started and not running. Work longer than longWork is not
 // started ahead: its request would read as processing, and wait.
 const (
-	commitTime = 5 * time.Millisecond
+	commitTime = 20 * time.Millisecond
 	longWork   = 100 * time.Millisecond
-	maxAhead   = 64
+	maxAhead   = 256
 )
 
 // startAhead returns how many requests to start beyond the free slots. While
