@@ -40,7 +40,11 @@ type Options struct {
 	Progress func(Progress)
 
 	throttle *throttle // if Considerate
-	hinder   func()    // slows the pacer, to test what is said of it
+
+	// For tests: hinder slows the pacer, to see what is said of it, and calibration
+	// is taken for the generator's, so that not every run floods the machine first.
+	hinder      func()
+	calibration *calibration
 }
 
 // Completion is how the outcome of an accepted request is learned.
@@ -99,8 +103,7 @@ type lab struct {
 	service  Service
 	process  process
 	receiver *receiver
-	ceiling  float64
-	floor    Latency
+	calibration
 }
 
 // openLab looks whether the service is there, listens for callbacks and measures
@@ -121,7 +124,11 @@ func openLab(ctx context.Context, spec Spec, opts Options) (*lab, error) {
 			return nil, err
 		}
 	}
-	if l.ceiling, l.floor, err = calibrate(ctx, spec); err != nil {
+	if opts.calibration != nil {
+		l.calibration = *opts.calibration
+		return l, nil
+	}
+	if l.calibration, err = calibrate(ctx, spec); err != nil {
 		l.close()
 		return nil, fmt.Errorf("calibrate the generator: %w", err)
 	}
@@ -149,7 +156,7 @@ type run struct {
 	refusals        [2]atomic.Pointer[refusal] // the first of each arm
 	saturated       int
 	polling         atomic.Int64
-	missing         missing // those polled for in vain
+	missing         missing
 	window          [2]time.Duration
 	usage           [2]*Usage
 }
@@ -173,7 +180,7 @@ func (l *lab) run(ctx context.Context, spec Spec) (*Result, []Block, error) {
 	defer r.client.close()
 	defer r.poller.close()
 	defer context.AfterFunc(ctx, func() { r.client.closeIn(5 * time.Second) })()
-	r.book = &book{arrival: make(chan struct{}, 1)}
+	r.book = &book{arrival: make(chan struct{}, 1), noted: r.received.arrived, completed: r.completed}
 	l.receiver.run.Store(r)
 	defer l.receiver.run.Store(nil)
 
@@ -191,6 +198,7 @@ func (l *lab) run(ctx context.Context, spec Spec) (*Result, []Block, error) {
 		blocks = r.closedModel(ctx, l.process)
 	}
 	r.book.await(l.opts.Drain, ctx.Done())
+	r.book.close(&r.missing)
 	r.observer.stop()
 	return r.result(l, ctx.Err() != nil, before, self), blocks, nil
 }
@@ -334,10 +342,6 @@ func (r *run) result(l *lab, interrupted bool, before, self *Usage) *Result {
 		result.Async.Mode = tandem.Sync
 	}
 	result.Service.Usage = l.process.read().since(before, took)
-	missing := &r.missing
-	if r.opts.Completion == Callback {
-		missing = r.book.missing()
-	}
 	for i, arm := range []*Arm{&result.Sync, &result.Async} {
 		total.arms[i].fill(arm)
 		arm.Ledger.Planned, arm.Ledger.Unsent = r.planned[i], r.unsent[i]
@@ -346,12 +350,12 @@ func (r *run) result(l *lab, interrupted bool, before, self *Usage) *Result {
 			result.Warnings = append(result.Warnings, first.warning(arm.Mode))
 		}
 	}
-	r.received.fill(&result.Callbacks)
+	result.Callbacks = r.received.soFar()
 	result.Callbacks.Lag, result.Callbacks.Verification = total.callbackLag, total.verification
-	result.Callbacks.MissingIDs = missing.ids
+	result.Callbacks.MissingIDs = r.missing.ids
 	async := &result.Async
-	if async.Ledger.Missing = missing.count; missing.count > 0 {
-		async.Errors[CategoryMissing] = missing.count
+	if async.Ledger.Missing = r.missing.count; r.missing.count > 0 {
+		async.Errors[CategoryMissing] = r.missing.count
 	}
 	if n := result.Callbacks.Refused(); n > 0 {
 		async.Errors[CategoryBadSignature] = n

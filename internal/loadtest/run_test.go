@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -27,6 +28,7 @@ func TestRunAccountsForEveryRequest(t *testing.T) {
 	var last Progress
 	f := newFaulty(t)
 	opts := f.options()
+	opts.calibration = nil
 	opts.Progress = func(p Progress) { last = p }
 	result, err := Run(t.Context(), spec(41), opts)
 	if err != nil {
@@ -348,6 +350,40 @@ func TestARunThatIsEndedEarlyCountsTheRestAsUnsent(t *testing.T) {
 	}
 	if len(result.Void) == 0 {
 		t.Error("an interrupted run is not void")
+	}
+}
+
+// A callback may come at the very moment that a run is ended. Its request is
+// complete then or missing, and never neither.
+func TestARunThatIsEndedWithCallbacksOutstandingBalances(t *testing.T) {
+	f := newFaulty(t)
+	for range 15 {
+		ctx, cancel := context.WithCancel(t.Context())
+		var called atomic.Int64
+		f.call = func(_ int, send func(func(*http.Request))) {
+			if called.Add(1) == 60 {
+				go cancel()
+			}
+			send(nil)
+		}
+		s := spec(4000)
+		s.SyncRatio, s.Concurrency = 0, 32
+		result, err := Run(ctx, s, f.options())
+		cancel()
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.calls.Wait()
+		l, c := result.Async.Ledger, result.Callbacks
+		if err := l.Balance(); err != nil {
+			t.Errorf("the ledger of a run that was ended does not balance: %v", err)
+		}
+		if c.Verified != l.Completed+c.OfUnacknowledged {
+			t.Errorf("%d callbacks are verified, %d requests completed and %d of posts without an answer", c.Verified, l.Completed, c.OfUnacknowledged)
+		}
+		if n := result.Async.Completion.N(); n != l.Completed {
+			t.Errorf("%d completion latencies of %d completed", n, l.Completed)
+		}
 	}
 }
 

@@ -124,7 +124,7 @@ func (r *run) lost(p planned, x exchange, calledBack bool) {
 // giveUp notes that it is not known whether a callback is due.
 func (r *run) giveUp(p planned) {
 	if r.book.lost(p.seq) {
-		r.received.unacknowledged.Add(1)
+		r.received.correct(func(c *Callbacks) { c.OfUnacknowledged++ })
 	}
 }
 
@@ -167,34 +167,23 @@ func (r *run) answered(p planned, x exchange, answer target.Answer) {
 
 // acknowledged joins a 202 with its callback, if that is here already.
 func (r *run) acknowledged(p planned, x exchange, answer target.Answer) (awaiting bool) {
-	j, ok, wrongID := r.book.accepted(p.seq, answer.ID, x.answered)
+	complete, wrongID := r.book.accepted(p.seq, answer.ID, x.answered)
 	if wrongID {
-		r.received.verified.Add(-1)
-		r.received.malformed.Add(1)
+		r.received.correct(func(c *Callbacks) { c.Verified--; c.Malformed++ })
 	}
-	if ok {
-		r.completed(j)
-	}
-	return !ok
-}
-
-// came takes a verified callback from the receiver.
-func (r *run) came(seq int, c callback) arrivalKind {
-	kind, j := r.book.came(seq, c)
-	if kind == first {
-		r.completed(j)
-	}
-	return kind
+	return !complete
 }
 
 // completed records an async request that was acknowledged and called back.
 func (r *run) completed(j joined) {
+	early := j.first < j.answered
+	if early {
+		r.received.correct(func(c *Callbacks) { c.Early++ })
+	}
 	r.recorder.record(func(t *tally) {
 		t.verification.record(j.verified - j.first)
-		if j.first >= j.answered {
+		if !early {
 			t.callbackLag.record(j.first - j.answered)
-		} else {
-			r.received.early.Add(1)
 		}
 		t.arms[1].outcome(j.callback.completed, j.verified-j.at, r.recorder.inWindow(j.verified))
 	})

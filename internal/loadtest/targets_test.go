@@ -125,7 +125,7 @@ func TestAnAPIWithGitHubSignatures(t *testing.T) {
 			described, secret := example(t, "github-style.yaml", "webhook key")
 			jobs := spec(40)
 			jobs.Concurrency = 20 // each waits in vain for a forged callback
-			result, err := Run(t.Context(), jobs, Options{URL: server.URL, Target: described, Secret: secret, Drain: time.Second})
+			result, err := Run(t.Context(), jobs, Options{URL: server.URL, Target: described, Secret: secret, Drain: time.Second, calibration: &calibration{ceiling: 20_000, floor: newLatency()}})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -195,7 +195,7 @@ func TestAnAPIWithStandardWebhooksThatCanBePolled(t *testing.T) {
 			server := httptest.NewServer(reports(t, secret))
 			defer server.Close()
 			described, parsed := example(t, "report-service.yaml", secret.Reveal())
-			result, err := Run(t.Context(), spec(20), Options{URL: server.URL, Target: described, Secret: parsed, Completion: completion})
+			result, err := Run(t.Context(), spec(20), Options{URL: server.URL, Target: described, Secret: parsed, Completion: completion, calibration: &calibration{ceiling: 20_000, floor: newLatency()}})
 			if err != nil {
 				t.Fatal(err)
 			}
