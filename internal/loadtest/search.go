@@ -52,8 +52,11 @@ func searchCapacity(ctx context.Context, mode tandem.Mode, slo *SLO, first float
 	if err == nil {
 		err = s.confirm(ctx)
 	}
+	if err != nil {
+		s.limit = strings.TrimSuffix(err.Error(), ".")
+	}
 	if errors.Is(err, errTooMany) {
-		s.limit, err = err.Error(), nil
+		err = nil
 	}
 	return s.capacity(), s.stages, err
 }
@@ -224,8 +227,8 @@ func (s *search) try(ctx context.Context, phase Phase, rate float64, length time
 		if len(s.stages) == maxStages {
 			return beyondReach, errTooMany
 		}
-		if ctx.Err() != nil {
-			return beyondReach, context.Cause(ctx)
+		if err := interrupted(ctx); err != nil {
+			return beyondReach, err
 		}
 		r, err := s.measure(ctx, s.mode, rate, length)
 		if err != nil {

@@ -73,6 +73,8 @@ type pageFile struct {
 	Number              int
 	Name, Title, Tandem string
 	Void                []string
+	Banner              string // what Void makes of it
+	Counts              bool   // its findings count, whatever is in Void
 	Facts               []fact
 	Findings            []string // of a comparison or a search
 	Insights            []Insight
@@ -125,7 +127,8 @@ func newPage(names []string, files []*loadtest.File) page {
 }
 
 func newPageFile(number int, name string, f *loadtest.File) pageFile {
-	p := pageFile{Number: number, Name: name, Title: titleOf(f), Tandem: f.Tandem, Void: voids(f), Facts: facts(f), Insights: Insights(f)}
+	p := pageFile{Number: number, Name: name, Title: titleOf(f), Tandem: f.Tandem, Void: voids(f), Banner: banner(f),
+		Counts: len(voids(f)) == 0 || f.Search != nil, Facts: facts(f), Insights: Insights(f)}
 	if f.Compare != nil {
 		p.Findings = compared(f)
 	}
