@@ -43,6 +43,7 @@ type entry struct {
 	at       time.Duration // the planned time
 	answered time.Duration // when the 202 was read
 	id       string        // by the 202
+	givenUp  bool          // nobody waits for its callback any more
 	early    callback      // what came before the 202
 	settled  chan<- struct{}
 }
@@ -70,6 +71,7 @@ type callback struct {
 type joined struct {
 	callback
 	at, answered time.Duration
+	givenUp      bool // its caller had gone on without it
 }
 
 // post notes that a request goes out. settled, if not nil, is sent to when its
@@ -102,7 +104,7 @@ func (b *book) accepted(seq int, id string, answered time.Duration) (complete, w
 	e.id, e.answered = id, answered
 	if e.state == early {
 		if sameRequest(e.id, e.early.id) {
-			b.completed(joined{e.early, e.at, answered})
+			b.completed(e.join(e.early))
 			b.settle(seq, e)
 			return true, false
 		}
@@ -168,7 +170,7 @@ func (b *book) came(seq int, c callback) arrivalKind {
 	case first:
 		b.setBit(seq)
 		b.pending--
-		b.completed(joined{c, e.at, e.answered})
+		b.completed(e.join(c))
 		b.settle(seq, e)
 		select {
 		case b.arrival <- struct{}{}:
@@ -195,6 +197,8 @@ func (b *book) kind(seq int, e *entry, c callback) arrivalKind {
 	return first
 }
 
+func (e *entry) join(c callback) joined { return joined{c, e.at, e.answered, e.givenUp} }
+
 // sameRequest reports whether two ids can be of one request. An API may leave
 // one of them out.
 func sameRequest(a, b string) bool { return a == b || a == "" || b == "" }
@@ -214,16 +218,17 @@ func (b *book) bit(seq int) bool { return b.arrived[seq/64]>>(seq%64)&1 == 1 }
 func (b *book) setBit(seq int)   { b.arrived[seq/64] |= 1 << (seq % 64) }
 func (b *book) clearBit(seq int) { b.arrived[seq/64] &^= 1 << (seq % 64) }
 
-// unwatch ends the wish to be told when a request is settled. It reports
-// whether it came too late, and the caller has been told.
-func (b *book) unwatch(seq int) (told bool) {
+// unwatch ends the wish to be told when a request is settled, if the caller has
+// given it up or for another reason. It reports whether that came too late, and
+// the caller has been told.
+func (b *book) unwatch(seq int, givenUp bool) (told bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	e := b.entry(seq)
 	if e == nil || e.settled == nil {
 		return true
 	}
-	e.settled = nil
+	e.settled, e.givenUp = nil, givenUp
 	return false
 }
 

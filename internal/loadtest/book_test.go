@@ -84,6 +84,28 @@ func TestABookJoinsWhateverComesFirst(t *testing.T) {
 	want("a callback when the missing are counted", tooLate, kind(6, "g"))
 }
 
+func TestABookKnowsWhatWasGivenUp(t *testing.T) {
+	b, last := newBook()
+	told := make(chan struct{}, 1)
+	for seq, givenUp := range []bool{true, false} {
+		b.post(seq, 1, told)
+		b.accepted(seq, "", 2)
+		if b.unwatch(seq, givenUp) {
+			t.Error("the caller was told of what has not come")
+		}
+		b.came(seq, callback{})
+		if last.givenUp != givenUp || len(told) > 0 {
+			t.Errorf("joined %+v, told %d times; want it given up: %v", *last, len(told), givenUp)
+		}
+	}
+	b.post(2, 1, told)
+	b.accepted(2, "", 2)
+	b.came(2, callback{})
+	if !b.unwatch(2, true) || last.givenUp {
+		t.Error("it was given up after it had come")
+	}
+}
+
 // Whoever is told that a request is settled may add up at once.
 func TestABookRecordsBeforeItTells(t *testing.T) {
 	b, _ := newBook()

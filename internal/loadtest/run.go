@@ -155,6 +155,8 @@ type run struct {
 	planned, unsent [2]int
 	refusals        [2]atomic.Pointer[refusal] // the first of each arm
 	saturated       int
+	gaveUp          atomic.Int64 // callers of a closed run that went on after Options.Drain without an outcome
+	overlong        atomic.Int64 // requests that are known to have been under way still when their callers went on
 	polling         atomic.Int64
 	missing         missing
 	window          [2]time.Duration
@@ -273,6 +275,7 @@ func (r *run) closedModel(ctx context.Context, service process) (measured []Bloc
 		r.window[b.arm] += took
 		r.usage[b.arm] = r.usage[b.arm].plus(service.read().since(before, took))
 	}
+	r.recorder.endWindow(r.now())
 	return measured
 }
 
@@ -302,17 +305,21 @@ func (r *run) block(ctx context.Context, b block) (unsent int) {
 					r.send(ctx, p, nil)
 					continue
 				}
+				givenUp := false
 				if r.send(ctx, p, settled) {
 					patience.Reset(r.opts.Drain)
 					select {
 					case <-settled:
 						continue
 					case <-patience.C:
+						givenUp = true
 					case <-ctx.Done():
 					}
 				}
-				if told := r.book.unwatch(p.seq); told {
+				if told := r.book.unwatch(p.seq, givenUp); told {
 					<-settled
+				} else if givenUp {
+					r.gaveUp.Add(1)
 				}
 			}
 		})
@@ -361,10 +368,26 @@ func (r *run) result(l *lab, interrupted bool, before, self *Usage) *Result {
 		async.Errors[CategoryBadSignature] = n
 	}
 	result.judge(r.opts.SLOs)
+	r.judgePatience(result)
 	if interrupted {
 		result.Void = append(result.Void, "It was interrupted before its end.")
 	}
 	return result
+}
+
+// judgePatience says what it means for a closed run that callers went on without
+// an outcome: nothing is known of a request whose outcome never came, but one
+// that was still under way was one more than the callers there were.
+func (r *run) judgePatience(result *Result) {
+	if n := r.gaveUp.Load(); n > 0 {
+		result.Warnings = append(result.Warnings, fmt.Sprintf(
+			"Requests whose outcome did not come within %v (--drain), so that their callers gave up and went on: %d.", r.opts.Drain, n))
+	}
+	if n := r.overlong.Load(); n > 0 {
+		result.Void = append(result.Void, fmt.Sprintf(
+			"Requests that were still under way when their callers gave up after %v and went on: %d. So more than %d were outstanding, and the model was not closed; give them longer with --drain.",
+			r.opts.Drain, n, r.spec.Concurrency))
+	}
 }
 
 // Complete returns an error that says what of the Result is not as promised: a

@@ -353,6 +353,44 @@ func TestARunThatIsEndedEarlyCountsTheRestAsUnsent(t *testing.T) {
 	}
 }
 
+// A request that takes longer than its caller's patience is outstanding beside
+// the next one, so the model is no longer closed; and what is completed after the
+// last block is no throughput of any block.
+func TestAClosedRunWhoseCallersGiveUpIsVoid(t *testing.T) {
+	t.Parallel() // it mostly waits
+	for range 5 {
+		f := newFaulty(t)
+		f.call = func(_ int, send func(func(*http.Request))) {
+			time.Sleep(1500 * time.Millisecond) // after the caller has given up, and before the run does
+			send(nil)
+		}
+		s := spec(1)
+		s.SyncRatio = 0
+		opts := f.options()
+		opts.Drain = time.Second
+		result, err := Run(t.Context(), s, opts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		a := result.Async
+		if a.Ledger.Completed == 0 || a.Window < opts.Drain {
+			t.Logf("the machine was too slow to see it: %+v over %v", a.Ledger, a.Window)
+			continue
+		}
+		if len(result.Void) != 1 || !strings.Contains(result.Void[0], "after 1s and went on: 1.") || !strings.Contains(result.Void[0], "--drain") {
+			t.Errorf("void as %q, want that a request was under way still", result.Void)
+		}
+		if !slices.ContainsFunc(result.Warnings, func(w string) bool { return strings.HasSuffix(w, "within 1s (--drain), so that their callers gave up and went on: 1.") }) {
+			t.Errorf("the warnings are %q, want that a caller gave up", result.Warnings)
+		}
+		if a.WindowCompleted != 0 || a.WindowAccepted != 1 {
+			t.Errorf("%d accepted and %d completed within the blocks, want 1 and none", a.WindowAccepted, a.WindowCompleted)
+		}
+		return
+	}
+	t.Error("five runs did not show what happens")
+}
+
 // A callback may come at the very moment that a run is ended. Its request is
 // complete then or missing, and never neither.
 func TestARunThatIsEndedWithCallbacksOutstandingBalances(t *testing.T) {

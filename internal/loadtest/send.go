@@ -176,6 +176,9 @@ func (r *run) acknowledged(p planned, x exchange, answer target.Answer) (awaitin
 
 // completed records an async request that was acknowledged and called back.
 func (r *run) completed(j joined) {
+	if j.givenUp {
+		r.overlong.Add(1)
+	}
 	early := j.first < j.answered
 	if early {
 		r.received.correct(func(c *Callbacks) { c.Early++ })
