@@ -158,6 +158,7 @@ type run struct {
 	gaveUp          atomic.Int64 // callers of a closed run that went on after Options.Drain without an outcome
 	overlong        atomic.Int64 // requests that are known to have been under way still when their callers went on
 	polling         atomic.Int64
+	unpolled        atomic.Pointer[refusal] // the last poll for the first request that was polled for in vain
 	missing         missing
 	window          [2]time.Duration
 	usage           [2]*Usage
@@ -165,6 +166,9 @@ type run struct {
 
 // now is run time: monotonic, from the beginning of the run, never zero.
 func (r *run) now() time.Duration { return max(time.Since(r.epoch), 1) }
+
+// farewell is how long a run that is ended waits for answers under way.
+const farewell = 5 * time.Second
 
 // lead is the time from the beginning of a run to that of its load.
 const lead = 10 * time.Millisecond
@@ -181,7 +185,10 @@ func (l *lab) run(ctx context.Context, spec Spec) (*Result, []Block, error) {
 	}
 	defer r.client.close()
 	defer r.poller.close()
-	defer context.AfterFunc(ctx, func() { r.client.closeIn(5 * time.Second) })()
+	defer context.AfterFunc(ctx, func() {
+		r.client.closeIn(farewell)
+		r.poller.closeIn(farewell)
+	})()
 	r.book = &book{arrival: make(chan struct{}, 1), noted: r.received.arrived, completed: r.completed}
 	l.receiver.run.Store(r)
 	defer l.receiver.run.Store(nil)
@@ -354,8 +361,11 @@ func (r *run) result(l *lab, interrupted bool, before, self *Usage) *Result {
 		arm.Ledger.Planned, arm.Ledger.Unsent = r.planned[i], r.unsent[i]
 		arm.Window = r.window[i]
 		if first := r.refusals[i].Load(); first != nil {
-			result.Warnings = append(result.Warnings, first.warning(arm.Mode))
+			result.Warnings = append(result.Warnings, fmt.Sprintf("The first %s request that was not taken was %v.", arm.Mode, first))
 		}
+	}
+	if first := r.unpolled.Load(); first != nil {
+		result.Warnings = append(result.Warnings, fmt.Sprintf("The first accepted request that was polled for in vain was last %v.", first))
 	}
 	result.Callbacks = r.received.soFar()
 	result.Callbacks.Lag, result.Callbacks.Verification = total.callbackLag, total.verification

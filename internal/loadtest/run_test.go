@@ -380,7 +380,9 @@ func TestAClosedRunWhoseCallersGiveUpIsVoid(t *testing.T) {
 		if len(result.Void) != 1 || !strings.Contains(result.Void[0], "after 1s and went on: 1.") || !strings.Contains(result.Void[0], "--drain") {
 			t.Errorf("void as %q, want that a request was under way still", result.Void)
 		}
-		if !slices.ContainsFunc(result.Warnings, func(w string) bool { return strings.HasSuffix(w, "within 1s (--drain), so that their callers gave up and went on: 1.") }) {
+		if !slices.ContainsFunc(result.Warnings, func(w string) bool {
+			return strings.HasSuffix(w, "within 1s (--drain), so that their callers gave up and went on: 1.")
+		}) {
 			t.Errorf("the warnings are %q, want that a caller gave up", result.Warnings)
 		}
 		if a.WindowCompleted != 0 || a.WindowAccepted != 1 {

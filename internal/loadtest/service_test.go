@@ -120,9 +120,12 @@ func (f *faulty) send(url, id string, kind webhook.EventType, edit func(*http.Re
 func (f *faulty) options() Options {
 	return Options{
 		URL: f.url, Secret: target.StandardSecret(f.secret), Timeout: 5 * time.Second, Drain: 300 * time.Millisecond,
-		calibration: &calibration{ceiling: 20_000, floor: newLatency()},
+		calibration: calibrated(),
 	}
 }
+
+// calibrated is a generator that is fast enough for any test.
+func calibrated() *calibration { return &calibration{ceiling: 20_000, floor: newLatency()} }
 
 // run runs spec against the faulty service.
 func (f *faulty) run(spec Spec) *Result {
