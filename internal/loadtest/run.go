@@ -198,18 +198,17 @@ func (l *lab) run(ctx context.Context, spec Spec) (*Result, []Block, error) {
 		window = lead + spec.Duration
 	}
 	r.recorder = newRecorder(window)
-	r.observer = r.observe()
-	before, self := l.process.read(), readSelf()
+	r.observer = r.observe(l.process)
 	var blocks []Block
 	if spec.Open() {
 		r.openModel(ctx)
 	} else {
-		blocks = r.closedModel(ctx, l.process)
+		blocks = r.closedModel(ctx)
 	}
 	r.book.await(l.opts.Drain, ctx.Done())
 	r.book.close(&r.missing)
 	r.observer.stop()
-	return r.result(l, ctx.Err() != nil, before, self), blocks, nil
+	return r.result(l, ctx.Err() != nil), blocks, nil
 }
 
 // openModel sends every request when it is due.
@@ -266,21 +265,20 @@ func (r *run) openModel(ctx context.Context) {
 }
 
 // closedModel runs the blocks one after the other.
-func (r *run) closedModel(ctx context.Context, service process) (measured []Block) {
+func (r *run) closedModel(ctx context.Context) (measured []Block) {
 	plan := r.spec.blocks()
 	for _, b := range plan {
 		r.planned[b.arm] += b.to - b.from
 	}
 	r.observer.planned.Store(int64(r.planned[0] + r.planned[1]))
 	for _, b := range plan {
-		before := service.read()
 		r.observer.cut()
 		start := r.now()
 		r.unsent[b.arm] += r.block(ctx, b)
 		took := r.now() - start
 		measured = append(measured, r.observer.cutBlock(b, start, took))
 		r.window[b.arm] += took
-		r.usage[b.arm] = r.usage[b.arm].plus(service.read().since(before, took))
+		r.usage[b.arm] = r.usage[b.arm].plus(r.observer.blockMeter.Load().used(took))
 	}
 	r.recorder.endWindow(r.now())
 	return measured
@@ -336,7 +334,7 @@ func (r *run) block(ctx context.Context, b block) (unsent int) {
 }
 
 // result joins what was recorded.
-func (r *run) result(l *lab, interrupted bool, before, self *Usage) *Result {
+func (r *run) result(l *lab, interrupted bool) *Result {
 	took := r.now()
 	total := r.observer.total
 	result := &Result{
@@ -348,14 +346,14 @@ func (r *run) result(l *lab, interrupted bool, before, self *Usage) *Result {
 		Async:    Arm{Mode: tandem.Async, Usage: r.usage[1]},
 		Generator: Generator{
 			Lag: total.lag, Ceiling: l.ceiling, NoiseFloor: l.floor,
-			Usage: readSelf().since(self, took), Saturated: r.saturated,
+			Usage: r.observer.generator.used(took), Saturated: r.saturated,
 		},
 		Series: r.observer.series,
 	}
 	if r.spec.AA {
 		result.Async.Mode = tandem.Sync
 	}
-	result.Service.Usage = l.process.read().since(before, took)
+	result.Service.Usage = r.observer.service.used(took)
 	for i, arm := range []*Arm{&result.Sync, &result.Async} {
 		total.arms[i].fill(arm)
 		arm.Ledger.Planned, arm.Ledger.Unsent = r.planned[i], r.unsent[i]

@@ -11,6 +11,7 @@ import (
 	"os"
 	"reflect"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -457,6 +458,45 @@ func TestReadUsage(t *testing.T) {
 	}
 	if _, err := readProcess(1 << 30); err == nil {
 		t.Error("no error for a process that does not exist")
+	}
+}
+
+// Memory that is taken and given back while a run goes on is seen.
+func TestASpikeOfMemoryIsSeen(t *testing.T) {
+	resident := func() int64 {
+		u := self().read()
+		if u == nil {
+			t.Skip("this system does not say how much memory is in use")
+		}
+		return u.PeakBytes
+	}
+	f := newFaulty(t)
+	opts := f.options()
+	const size = 128 << 20
+	var spike []byte
+	var high, low int64
+	reports := 0
+	opts.Progress = func(p Progress) { // on the way from one look at the memory to the next
+		switch reports++; reports {
+		case 1:
+			spike = bytes.Repeat([]byte{1}, size)
+			high = resident()
+		case 2:
+			runtime.KeepAlive(spike)
+			spike = nil
+			debug.FreeOSMemory()
+			low = resident()
+		}
+	}
+	result, err := Run(t.Context(), open200(2*time.Second), opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if reports < 3 || high-low < size/2 {
+		t.Skipf("the spike from %d to %d bytes in %d reports is not one", low, high, reports)
+	}
+	if u := result.Generator.Usage; u == nil || u.PeakBytes < high-size/4 {
+		t.Errorf("the generator's use is %+v, want at least the %d bytes that were in use for a while", u, high)
 	}
 }
 
