@@ -134,17 +134,9 @@ func (t *sheet) unsuccessful() {
 }
 
 func (t *sheet) throughput() {
-	perSecond := func(of func(loadtest.Arm) (float64, bool)) func(side) string {
-		return func(s side) string {
-			if v, ok := of(s.arm); ok {
-				return rate(v)
-			}
-			return notMeasured
-		}
-	}
 	t.section("Throughput")
-	t.row("completed per second", perSecond(loadtest.Arm.Throughput))
-	t.row("accepted per second", perSecond(loadtest.Arm.Accepted))
+	t.row("completed per second", func(s side) string { return perSecond(s.arm.Throughput()) })
+	t.row("accepted per second", func(s side) string { return perSecond(s.arm.Accepted()) })
 	t.row("counted over", func(s side) string {
 		if s.arm.Window <= 0 {
 			return notMeasured
@@ -207,12 +199,7 @@ func (t *sheet) service() {
 		}
 		return notMeasured
 	})
-	t.row("share of all CPUs", func(s side) string {
-		if v, ok := processorShare(s.arm.Usage, s.cpus); ok {
-			return share(v)
-		}
-		return notMeasured
-	})
+	t.row("share of all CPUs", func(s side) string { return part(processorShare(s.arm.Usage, s.cpus)) })
 	t.row("largest resident memory", func(s side) string { return memory(s.arm.Usage) })
 }
 

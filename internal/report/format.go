@@ -53,6 +53,14 @@ func rate(perSecond float64) string {
 	return digits(perSecond) + " /s"
 }
 
+// perSecond writes a rate, or that there is none.
+func perSecond(v float64, ok bool) string {
+	if !ok {
+		return notMeasured
+	}
+	return rate(v)
+}
+
 // digits writes a number with three digits, and whole ones beyond.
 func digits(v float64) string {
 	switch size := math.Abs(v); {
@@ -97,6 +105,14 @@ func share(v float64) string {
 	}
 	text := fmt.Sprintf("%.2f", 100*v)
 	return strings.TrimSuffix(strings.TrimSuffix(text, "0"), ".0") + " %"
+}
+
+// part writes a share, or that there is none.
+func part(v float64, ok bool) string {
+	if !ok {
+		return notMeasured
+	}
+	return share(v)
 }
 
 func finite(v float64) bool { return !math.IsNaN(v) && !math.IsInf(v, 0) }

@@ -58,7 +58,7 @@ type page struct {
 	UplotCSS, PageCSS template.CSS
 	UplotJS, PageJS   template.JS
 	License           string
-	Title, Lead       string
+	Title             string
 	Several, Void     bool
 	Files             []pageFile
 	Tiles             []tile
@@ -149,12 +149,6 @@ func newPageFile(number int, name string, f *loadtest.File) pageFile {
 }
 
 func tiles(all []side) []tile {
-	throughput := func(s side) string {
-		if v, ok := s.arm.Throughput(); ok {
-			return rate(v)
-		}
-		return notMeasured
-	}
 	var made []tile
 	for _, t := range []struct {
 		name string
@@ -163,7 +157,7 @@ func tiles(all []side) []tile {
 		{"Response, median", func(s side) string { return percentile(s.arm.Response, 0.5) }},
 		{"Response, p99", func(s side) string { return percentile(s.arm.Response, 0.99) }},
 		{"Completion, p99", func(s side) string { return percentile(s.arm.Completion, 0.99) }},
-		{"Completed per second", throughput},
+		{"Completed per second", func(s side) string { return perSecond(s.arm.Throughput()) }},
 	} {
 		one := tile{Name: t.name}
 		for _, s := range all {

@@ -255,14 +255,10 @@ func overview(files []*loadtest.File) table {
 	}
 	var rows []row
 	for _, s := range sidesOf(files) {
-		completed := notMeasured
-		if v, ok := s.arm.Throughput(); ok {
-			completed = rate(v)
-		}
 		name := column{Label: s.label, Void: s.void()}.Head()
 		rows = append(rows, row{name, []string{
 			percentile(s.arm.Response, 0.5), percentile(s.arm.Response, 0.99),
-			percentile(s.arm.Completion, 0.5), percentile(s.arm.Completion, 0.99), completed,
+			percentile(s.arm.Completion, 0.5), percentile(s.arm.Completion, 0.99), perSecond(s.arm.Throughput()),
 		}, s.class})
 	}
 	t.Groups = []group{{Rows: rows}}

@@ -219,26 +219,11 @@ func (t timeline) told(all []side, of func(side) func(loadtest.Second) loadtest.
 	return anything
 }
 
-// runs is a side for each file's run, for what both arms share.
-func (t timeline) runs() []side {
-	var all []side
-	for i, f := range t.files {
-		if r := result(f); r != nil {
-			s := side{file: i, run: r}
-			if len(t.files) > 1 {
-				s.label = fmt.Sprintf("%d ", i+1)
-			}
-			all = append(all, s)
-		}
-	}
-	return all
-}
-
 // outstanding is what was in flight and what waited, both arms together.
 func (t timeline) outstanding() chart {
 	c := t.chart("In flight and backlog", "", t.width)
 	c.Note += " In flight: written and not answered. Backlog: accepted and not completed."
-	for _, s := range t.runs() {
+	for _, s := range runsOf(t.files) {
 		var inFlight, backlog []*float64
 		for _, bucket := range t.buckets(s.run, t.width) {
 			a, b := 0.0, 0.0
@@ -264,7 +249,7 @@ func (t timeline) lags() chart {
 		"callback lag":  func(s loadtest.Second) loadtest.Latency { return s.CallbackLag },
 	}
 	var runs []side
-	for _, s := range t.runs() {
+	for _, s := range runsOf(t.files) {
 		for _, what := range []string{"generator lag", "callback lag"} {
 			if what == "callback lag" && (polled(s.run) || !took(s.run.Async)) {
 				continue
