@@ -57,7 +57,7 @@ func calibrate(ctx context.Context, spec Spec) (c calibration, err error) {
 		r.recorder = newRecorder(0)
 		ctx, cancel := context.WithTimeout(ctx, length)
 		defer cancel()
-		r.block(ctx, block{mode: tandem.Sync, to: MaxRequests})
+		r.take(ctx, turn{mode: tandem.Sync, to: MaxRequests})
 		total := newTally()
 		r.recorder.takeInto(total)
 		return total, r.now(), nil

@@ -137,7 +137,7 @@ func (o *observer) finishSecond() {
 	o.samples, o.inFlight, o.backlog = 0, 0, 0
 }
 
-// cut forgets what a block before may have left.
+// cut forgets what a turn before may have left.
 func (o *observer) cut() {
 	o.blockMeter.Store(o.service.process.meter())
 	o.mu.Lock()
@@ -146,14 +146,14 @@ func (o *observer) cut() {
 	o.block.reset()
 }
 
-// cutBlock returns what was recorded of a block since cut.
-func (o *observer) cutBlock(b block, started, took time.Duration) Block {
+// cutBlock returns what was recorded of a turn since cut.
+func (o *observer) cutBlock(t turn, started, took time.Duration) Block {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.take()
-	a := &o.block.arms[b.arm]
+	a := &o.block.arms[t.arm]
 	return Block{
-		Pair: b.pair, Arm: string("ab"[b.arm]), Started: started, Duration: took,
+		Pair: t.pair, Arm: string("ab"[t.arm]), Started: started, Duration: took,
 		Completed: a.completed, Response: a.response.pack(), Completion: a.completion.pack(),
 	}
 }

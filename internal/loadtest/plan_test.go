@@ -96,7 +96,7 @@ func TestBlocksTakeTurns(t *testing.T) {
 	write := func(s Spec) string {
 		var words []string
 		var n [2]int
-		for _, b := range s.blocks() {
+		for _, b := range s.turns() {
 			if b.from != n[b.arm] {
 				t.Errorf("%+v: block %+v begins elsewhere than at %d", s, b, n[b.arm])
 			}
@@ -117,11 +117,11 @@ func TestBlocksTakeTurns(t *testing.T) {
 		}
 	}
 	s := Spec{Requests: 400, Concurrency: 4, SyncRatio: 0.5, Pairs: 20, Seed: 5}
-	if got := s.blocks(); len(got) != 40 || !slices.Equal(got, s.blocks()) {
+	if got := s.turns(); len(got) != 40 || !slices.Equal(got, s.turns()) {
 		t.Errorf("20 pairs make %d blocks", len(got))
 	}
 	first := 0
-	for i, b := range s.blocks() {
+	for i, b := range s.turns() {
 		if i%2 == 0 && b.arm == 0 {
 			first++
 		}
@@ -130,7 +130,7 @@ func TestBlocksTakeTurns(t *testing.T) {
 		t.Errorf("sync goes first in %d of 20 pairs; the order is not random", first)
 	}
 	s.AA = true
-	for _, b := range s.blocks() {
+	for _, b := range s.turns() {
 		if b.mode != tandem.Sync {
 			t.Errorf("an A/A test has a block of %s", b.mode)
 		}

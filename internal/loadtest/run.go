@@ -264,32 +264,32 @@ func (r *run) openModel(ctx context.Context) {
 	}
 }
 
-// closedModel runs the blocks one after the other.
+// closedModel takes the turns one after the other.
 func (r *run) closedModel(ctx context.Context) (measured []Block) {
-	plan := r.spec.blocks()
-	for _, b := range plan {
-		r.planned[b.arm] += b.to - b.from
+	plan := r.spec.turns()
+	for _, t := range plan {
+		r.planned[t.arm] += t.to - t.from
 	}
 	r.observer.planned.Store(int64(r.planned[0] + r.planned[1]))
-	for _, b := range plan {
+	for _, t := range plan {
 		r.observer.cut()
 		start := r.now()
-		r.unsent[b.arm] += r.block(ctx, b)
+		r.unsent[t.arm] += r.take(ctx, t)
 		took := r.now() - start
-		measured = append(measured, r.observer.cutBlock(b, start, took))
-		r.window[b.arm] += took
-		r.usage[b.arm] = r.usage[b.arm].plus(r.observer.blockMeter.Load().used(took))
+		measured = append(measured, r.observer.cutBlock(t, start, took))
+		r.window[t.arm] += took
+		r.usage[t.arm] = r.usage[t.arm].plus(r.observer.blockMeter.Load().used(took))
 	}
 	r.recorder.endWindow(r.now())
 	return measured
 }
 
-// block has each caller hold one request until it is completed, or given up,
+// take has each caller hold one request until it is completed, or given up,
 // and then take the next. It returns how many were not sent.
-func (r *run) block(ctx context.Context, b block) (unsent int) {
+func (r *run) take(ctx context.Context, t turn) (unsent int) {
 	var taken atomic.Int64
 	var callers sync.WaitGroup
-	size := b.to - b.from
+	size := t.to - t.from
 	for range min(r.spec.Concurrency, size) {
 		callers.Go(func() {
 			settled := make(chan struct{}, 1)
@@ -305,7 +305,7 @@ func (r *run) block(ctx context.Context, b block) (unsent int) {
 					r.opts.throttle.giveBack()
 					return
 				}
-				p := planned{arm: b.arm, mode: b.mode, seq: b.from + n, at: r.now(), grant: grant}
+				p := planned{arm: t.arm, mode: t.mode, seq: t.from + n, at: r.now(), grant: grant}
 				if p.mode == tandem.Sync || r.opts.Completion == Poll {
 					r.send(ctx, p, nil)
 					continue

@@ -234,7 +234,7 @@ func (s *search) try(ctx context.Context, phase Phase, rate float64, length time
 		if err != nil {
 			return beyondReach, fmt.Errorf("stage of %.4g/s: %w", rate, err)
 		}
-		if reach := maxCeiling * r.Generator.Ceiling / r.Spec.work(); reach > 0 {
+		if reach := maxCeiling * r.Generator.Ceiling / r.Spec.messages(); reach > 0 {
 			s.highest = min(s.highest, reach)
 		}
 		stage, result := r.stage(Stage{Mode: s.mode, SLO: s.objective(""), Phase: phase, Rate: rate, For: length}, s.slo)

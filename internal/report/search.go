@@ -118,16 +118,16 @@ func stages(s *loadtest.Search) table {
 			title = now
 			t.Groups = append(t.Groups, group{Title: title})
 		}
-		class := standing(stage)
+		became := becameOf(stage)
 		last := &t.Groups[len(t.Groups)-1]
 		last.Rows = append(last.Rows, row{
 			Name: fmt.Sprintf("%d %s %s", i+1, shorten(string(stage.Phase), 8), span(stage.For)),
 			Cells: []string{
 				digits(stage.Rate), orNone(stage.Accepted), orNone(stage.Completed),
 				brief(percentile(stage.Response, 0.99)), brief(percentile(stage.Completion, 0.99)),
-				digits(stage.Growth), brief(duration(stage.Drain)), class,
+				digits(stage.Growth), brief(duration(stage.Drain)), became,
 			},
-			Class: class,
+			Class: became,
 		})
 	}
 	if len(s.Stages) > 0 {
@@ -136,8 +136,8 @@ func stages(s *loadtest.Search) table {
 	return t
 }
 
-// standing is what became of a stage.
-func standing(s loadtest.Stage) string {
+// becameOf is what became of a stage.
+func becameOf(s loadtest.Stage) string {
 	switch {
 	case s.Passed:
 		return "passed"

@@ -51,7 +51,7 @@ func stageChart(s *loadtest.Search, file int, of func(loadtest.Stage) *float64) 
 			line := plotLine{Label: string(mode) + " " + became, Arm: string(mode), File: file, Mark: became, Y: make([]*float64, len(sorted))}
 			there := false
 			for i, stage := range sorted {
-				if stage.Mode == mode && standing(stage) == became {
+				if stage.Mode == mode && becameOf(stage) == became {
 					line.Y[i] = of(stage)
 					there = true
 				}
