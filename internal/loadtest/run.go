@@ -167,8 +167,12 @@ type run struct {
 // now is run time: monotonic, from the beginning of the run, never zero.
 func (r *run) now() time.Duration { return max(time.Since(r.epoch), 1) }
 
-// farewell is how long a run that is ended waits for answers under way.
-const farewell = 5 * time.Second
+// A run that is ended waits so long for answers under way. What was posted must be
+// accounted for; but a poll may be held until there is an outcome.
+const (
+	farewell        = 5 * time.Second
+	farewellOfPolls = time.Second
+)
 
 // lead is the time from the beginning of a run to that of its load.
 const lead = 10 * time.Millisecond
@@ -187,7 +191,7 @@ func (l *lab) run(ctx context.Context, spec Spec) (*Result, []Block, error) {
 	defer r.poller.close()
 	defer context.AfterFunc(ctx, func() {
 		r.client.closeIn(farewell)
-		r.poller.closeIn(farewell)
+		r.poller.closeIn(farewellOfPolls)
 	})()
 	r.book = &book{arrival: make(chan struct{}, 1), noted: r.received.arrived, completed: r.completed}
 	l.receiver.run.Store(r)

@@ -127,7 +127,7 @@ func TestAnAPIWithGitHubSignatures(t *testing.T) {
 			described, secret := example(t, "github-style.yaml", "webhook key")
 			jobs := spec(40)
 			jobs.Concurrency = 20 // each waits in vain for a forged callback
-			result, err := Run(t.Context(), jobs, Options{URL: server.URL, Target: described, Secret: secret, Drain: time.Second, calibration: calibrated()})
+			result, err := Run(t.Context(), jobs, Options{URL: server.URL, Target: described, Secret: secret, Drain: 300 * time.Millisecond, calibration: calibrated()})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -191,6 +191,7 @@ func reports(t *testing.T, secret webhook.Secret) http.Handler {
 }
 
 func TestAnAPIWithStandardWebhooksThatCanBePolled(t *testing.T) {
+	t.Parallel() // it mostly waits
 	secret := webhook.NewSecret()
 	for _, completion := range []Completion{Callback, Poll} {
 		t.Run(string(completion), func(t *testing.T) {
