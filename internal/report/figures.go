@@ -184,9 +184,10 @@ func (t *sheet) callbacks() {
 	latency("verification, p99", 0.99, lag(func(c loadtest.Callbacks) loadtest.Latency { return c.Verification }))
 }
 
-// service is what a local one used. Nothing can be known of a remote one.
+// service is what a local one used for each mode. Nothing can be known of a remote
+// one, nor of the parts of two modes that run at once.
 func (t *sheet) service() {
-	if !t.some(func(s side) bool { return s.run.Service.Local || s.arm.Usage != nil }) {
+	if !t.some(func(s side) bool { return s.run.Service.Local && !s.run.Spec.Open() || s.arm.Usage != nil }) {
 		return
 	}
 	t.section("The service's process")

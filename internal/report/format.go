@@ -107,12 +107,13 @@ func share(v float64) string {
 	return strings.TrimSuffix(strings.TrimSuffix(text, "0"), ".0") + " %"
 }
 
-// part writes a share, or that there is none.
+// part writes a share that was measured, to as many digits as other figures, or
+// that there is none.
 func part(v float64, ok bool) string {
-	if !ok {
+	if !ok || !finite(v) {
 		return notMeasured
 	}
-	return share(v)
+	return digits(100*v) + " %"
 }
 
 func finite(v float64) bool { return !math.IsNaN(v) && !math.IsInf(v, 0) }
