@@ -72,7 +72,7 @@ func interrupted(ctx context.Context) error {
 	if ctx.Err() == nil {
 		return nil
 	}
-	return fmt.Errorf("it was interrupted: %w", context.Cause(ctx))
+	return fmt.Errorf("interrupted (%w)", context.Cause(ctx))
 }
 
 // measure returns what runs one stage of a mode.

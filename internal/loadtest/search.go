@@ -314,7 +314,7 @@ func (s *search) capacity() Capacity {
 	if s.limit != "" && c.Failed == 0 && c.Passed > 0 {
 		bounds = append(bounds, fmt.Sprintf("capacity is at least %.4g/s", c.Passed))
 	}
-	if c.Passed == 0 && len(s.stages) > 0 {
+	if c.Passed == 0 && c.Failed > 0 {
 		bounds = append(bounds, fmt.Sprintf("no rate down to %.4g/s passed", s.stages[len(s.stages)-1].Rate))
 	}
 	c.Bound = strings.Join(bounds, "; ")

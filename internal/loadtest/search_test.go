@@ -351,7 +351,7 @@ func TestASearchThatIsEndedKeepsWhatItFound(t *testing.T) {
 		spoil func(cancel context.CancelCauseFunc, r *Result)
 		why   string
 	}{
-		"by hand":                            {func(cancel context.CancelCauseFunc, _ *Result) { cancel(errors.New("interrupt")) }, "it was interrupted: interrupt"},
+		"by hand":                            {func(cancel context.CancelCauseFunc, _ *Result) { cancel(errors.New("interrupt")) }, "interrupted (interrupt)"},
 		"by a stage that cannot be believed": {func(_ context.CancelCauseFunc, r *Result) { r.Generator.Ceiling = 0 }, "not calibrated"},
 	} {
 		t.Run(name, func(t *testing.T) {

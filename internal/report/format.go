@@ -21,6 +21,8 @@ const (
 // duration writes three digits and a unit.
 func duration(d time.Duration) string {
 	switch v := d.Abs(); {
+	case v == 0:
+		return "0 s"
 	case v >= time.Second:
 		return digits(d.Seconds()) + " s"
 	case v >= time.Millisecond:

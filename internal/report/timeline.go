@@ -2,6 +2,7 @@ package report
 
 import (
 	"fmt"
+	"slices"
 
 	"tandem/internal/loadtest"
 )
@@ -11,6 +12,9 @@ const mostBuckets = 200
 
 // widths of buckets of seconds, of which the least that fits is taken.
 var widths = []int{1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 43200, 86400}
+
+// fewestSeconds is how many a chart over time has: fewer are no line.
+const fewestSeconds = 3
 
 // timelines are the charts over time. Seconds are put together in buckets, all
 // files in the same ones; latencies in buckets that are long enough for their
@@ -24,8 +28,8 @@ func timelines(files []*loadtest.File, all []side) []chart {
 			}
 		}
 	}
-	if length == 0 || length > widths[len(widths)-1]*mostBuckets {
-		return nil // a time that no run lasts
+	if length < fewestSeconds || length > widths[len(widths)-1]*mostBuckets {
+		return nil // too short to draw, or a time that no run lasts
 	}
 	width := widths[0]
 	for _, w := range widths {
@@ -106,6 +110,9 @@ func (c chart) tabulate(width int) chart {
 func (t timeline) rates() chart {
 	c := t.chart("Accepted and completed per second", "/s", t.width)
 	c.Note += " Thin: accepted. Thick: completed, which is what counts."
+	if slices.ContainsFunc(t.all, func(s side) bool { return !s.run.Spec.Open() && took(s.run.Sync) && took(s.run.Async) }) {
+		c.Note += " In a closed run the two take turns, and the turns of the other are in each one's seconds: so this is less than the throughput."
+	}
 	for _, s := range t.all {
 		var accepted, completed []*float64
 		last := 0
