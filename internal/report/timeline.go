@@ -7,6 +7,9 @@ import (
 	"tandem/internal/loadtest"
 )
 
+// leastSpan is how many seconds a point must be of, to be one of a rate or a mean.
+const leastSpan = 0.5
+
 // mostBuckets bounds how many points a line over time has.
 const mostBuckets = 200
 
@@ -106,7 +109,7 @@ func (c chart) tabulate(width int) chart {
 
 // rates is what was accepted and completed per second. The last bucket may be
 // cut off: it is divided by the time that it has, and left out if that is less
-// than half a second.
+// than leastSpan.
 func (t timeline) rates() chart {
 	c := t.chart("Accepted and completed per second", "/s", t.width)
 	c.Note += " Thin: accepted. Thick: completed, which is what counts."
@@ -127,8 +130,8 @@ func (t timeline) rates() chart {
 				a, b = a+counts.Accepted, b+counts.Completed
 				length -= 1 - second.Span
 			}
-			accepted = append(accepted, known(float64(a)/length, length >= 0.5))
-			completed = append(completed, known(float64(b)/length, length >= 0.5))
+			accepted = append(accepted, known(float64(a)/length, length >= leastSpan))
+			completed = append(completed, known(float64(b)/length, length >= leastSpan))
 		}
 		c.line(s.label+" accepted", s, true, accepted)
 		c.line(s.label+" completed", s, false, completed)
@@ -233,13 +236,12 @@ func (t timeline) outstanding() chart {
 	for _, s := range runsOf(t.files) {
 		var inFlight, backlog []*float64
 		for _, bucket := range t.buckets(s.run, t.width) {
-			a, b := 0.0, 0.0
+			a, b, length := 0.0, 0.0, 0.0
 			for _, second := range bucket {
-				a, b = a+second.InFlight, b+second.Backlog
+				a, b, length = a+second.InFlight*second.Span, b+second.Backlog*second.Span, length+second.Span
 			}
-			n := float64(len(bucket))
-			inFlight = append(inFlight, known(a/n, n > 0))
-			backlog = append(backlog, known(b/n, n > 0))
+			inFlight = append(inFlight, known(a/length, length >= leastSpan))
+			backlog = append(backlog, known(b/length, length >= leastSpan))
 		}
 		c.line(s.label+"in flight", s, true, inFlight)
 		async := s
