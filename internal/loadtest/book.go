@@ -218,9 +218,9 @@ func (b *book) bit(seq int) bool { return b.arrived[seq/64]>>(seq%64)&1 == 1 }
 func (b *book) setBit(seq int)   { b.arrived[seq/64] |= 1 << (seq % 64) }
 func (b *book) clearBit(seq int) { b.arrived[seq/64] &^= 1 << (seq % 64) }
 
-// unwatch ends the wish to be told when a request is settled, if the caller has
-// given it up or for another reason. It reports whether that came too late, and
-// the caller has been told.
+// unwatch ends the wish to be told when a request is settled; givenUp says that
+// its caller lost patience with it. It reports whether that came too late, and the
+// caller has been told.
 func (b *book) unwatch(seq int, givenUp bool) (told bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -77,8 +77,9 @@ func (c *Comparison) Exit() ExitCode {
 }
 
 // Exit is the verdict on a search: void if it did not come to its end, or if of
-// some mode no rate could be measured at all, missed if every rate that was tried failed, inconclusive if
-// a capacity is only known to be at least so much or was not confirmed.
+// some mode no rate could be measured at all, missed if every rate that was tried
+// failed, inconclusive if a capacity is only known to be at least so much or was
+// not confirmed.
 func (s *Search) Exit() ExitCode {
 	code := ExitOK
 	for _, c := range s.Capacities {

@@ -92,7 +92,7 @@ type Search struct {
 	Duration   time.Duration `json:"duration_ns"`
 	Capacities []Capacity    `json:"capacities"`
 	Stages     []Stage       `json:"stages"`         // in the order in which they ran
-	Void       []string      `json:"void,omitempty"` // why the last of Capacities was not searched to its end, and what follows it not at all
+	Void       []string      `json:"void,omitempty"` // why the last of Capacities was not searched to its end, nor anything beyond it
 }
 
 // Capacity is a rate that one pattern sustained, and the next one that it did
