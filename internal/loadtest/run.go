@@ -155,8 +155,8 @@ type run struct {
 	planned, unsent [2]int
 	refusals        [2]atomic.Pointer[refusal] // the first of each arm
 	saturated       int
-	gaveUp          atomic.Int64 // callers of a closed run that went on after Options.Drain without an outcome
-	overlong        atomic.Int64 // requests that are known to have been under way still when their callers went on
+	gaveUp          atomic.Int64 // requests whose outcome was not waited for longer than Options.Drain
+	overlong        atomic.Int64 // those of them that are known to have been under way still
 	polling         atomic.Int64
 	unpolled        atomic.Pointer[refusal] // the last poll for the first request that was polled for in vain
 	missing         missing
@@ -387,17 +387,23 @@ func (r *run) result(l *lab, interrupted bool) *Result {
 	return result
 }
 
-// judgePatience says what it means for a closed run that callers went on without
-// an outcome: nothing is known of a request whose outcome never came, but one
+// judgePatience says what it means that an outcome was not waited for any longer.
+// In a closed run, nothing is known of a request whose outcome never came; but one
 // that was still under way was one more than the callers there were.
 func (r *run) judgePatience(result *Result) {
 	if n := r.gaveUp.Load(); n > 0 {
 		result.Warnings = append(result.Warnings, fmt.Sprintf(
-			"Requests whose outcome did not come within %v (--drain), so that their callers gave up and went on: %d.", r.opts.Drain, n))
+			"Requests that were given up, because their outcome had not come %v (--drain) after they were accepted: %d.", r.opts.Drain, n))
 	}
-	if n := r.overlong.Load(); n > 0 {
+	n := r.overlong.Load()
+	switch {
+	case n == 0:
+	case r.spec.Open():
+		result.Warnings = append(result.Warnings, fmt.Sprintf(
+			"Of those that were given up, still under way: %d. They count as missing, and may have been completed later; give them longer with --drain.", n))
+	default:
 		result.Void = append(result.Void, fmt.Sprintf(
-			"Requests that were still under way when their callers gave up after %v and went on: %d. So more than %d were outstanding, and the model was not closed; give them longer with --drain.",
+			"Requests that were still under way when their callers gave them up after %v and went on: %d. So more than %d were outstanding, and the model was not closed; give them longer with --drain.",
 			r.opts.Drain, n, r.spec.Concurrency))
 	}
 }

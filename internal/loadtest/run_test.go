@@ -383,7 +383,7 @@ func TestAClosedRunWhoseCallersGiveUpIsVoid(t *testing.T) {
 			t.Errorf("void as %q, want that a request was under way still", result.Void)
 		}
 		if !slices.ContainsFunc(result.Warnings, func(w string) bool {
-			return strings.HasSuffix(w, "within 1s (--drain), so that their callers gave up and went on: 1.")
+			return strings.HasSuffix(w, "1s (--drain) after they were accepted: 1.")
 		}) {
 			t.Errorf("the warnings are %q, want that a caller gave up", result.Warnings)
 		}

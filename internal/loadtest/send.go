@@ -257,14 +257,11 @@ func (r *run) poll(ctx context.Context, p planned, poll target.Message, id strin
 	if ctx.Err() != nil {
 		return
 	}
+	r.gaveUp.Add(1)
 	if failed != nil {
 		r.unpolled.CompareAndSwap(nil, failed)
-	}
-	if !r.spec.Open() {
-		r.gaveUp.Add(1)
-		if failed == nil {
-			r.overlong.Add(1)
-		}
+	} else {
+		r.overlong.Add(1)
 	}
 }
 

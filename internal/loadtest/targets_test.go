@@ -312,9 +312,10 @@ func TestAPollThatIsHeldDoesNotHoldTheEnd(t *testing.T) {
 	}
 }
 
-// TestAClosedRunThatPollsTooShortIsVoid: what is not over when its caller goes on
-// is outstanding beside the next one.
-func TestAClosedRunThatPollsTooShortIsVoid(t *testing.T) {
+// TestWhatIsPolledForTooShortIsSaid: what is not over when nobody waits for it any
+// longer may be completed all the same, and in a closed run it is outstanding
+// beside the next one.
+func TestWhatIsPolledForTooShortIsSaid(t *testing.T) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /reports", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Location", "state")
@@ -325,13 +326,21 @@ func TestAClosedRunThatPollsTooShortIsVoid(t *testing.T) {
 	server := httptest.NewServer(mux)
 	t.Cleanup(server.Close)
 	described, _ := example(t, "report-service.yaml", webhook.NewSecret().Reveal())
-	two := spec(2)
-	two.SyncRatio, two.Concurrency = 0, 1
-	result, err := Run(t.Context(), two, Options{URL: server.URL, Target: described, Completion: Poll, Drain: 100 * time.Millisecond, calibration: calibrated()})
-	if err != nil {
-		t.Fatal(err)
+	run := func(s Spec) *Result {
+		s.SyncRatio = 0
+		result, err := Run(t.Context(), s, Options{URL: server.URL, Target: described, Completion: Poll, Drain: 100 * time.Millisecond, calibration: calibrated()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return result
 	}
-	if len(result.Void) != 1 || !strings.Contains(result.Void[0], "went on: 2.") {
-		t.Errorf("void as %q, want that two were under way", result.Void)
+	closed := spec(2)
+	closed.Concurrency = 1
+	if got := run(closed); len(got.Void) != 1 || !strings.Contains(got.Void[0], "went on: 2.") {
+		t.Errorf("void as %q, want that two were under way", got.Void)
+	}
+	open := open200(50 * time.Millisecond)
+	if got := run(open); !slices.ContainsFunc(got.Warnings, func(w string) bool { return strings.Contains(w, "still under way: 10.") }) {
+		t.Errorf("the warnings are %q, want that ten were under way", got.Warnings)
 	}
 }
