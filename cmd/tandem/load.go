@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -51,66 +52,10 @@ func (c *loadCmd) read(ctx context.Context) (loadtest.Spec, loadtest.Options, er
 	spec := loadtest.Spec{
 		Workload: c.Workload, Complexity: c.Complexity, SyncRatio: c.SyncRatio, Seed: c.Seed,
 	}
-	var rampFault, openFault, countFault error
-	if c.Rate != nil {
-		spec.Rate = *c.Rate
-	}
-	if c.Ramp != "" {
-		spec.Rate, spec.RateTo, rampFault = parseRamp(c.Ramp)
-		if c.Rate != nil {
-			rampFault = errors.New("--ramp: instead of --rate, not with it")
-		}
-	}
-	switch {
-	case spec.Open() || c.Rate != nil:
-		spec.Duration, spec.Arrivals = 30*time.Second, loadtest.Poisson
-		if c.Duration != nil {
-			spec.Duration = *c.Duration
-		}
-		if c.Arrivals != "" {
-			spec.Arrivals = loadtest.Arrivals(c.Arrivals)
-		}
-		if c.Requests != nil {
-			openFault = errors.New("--requests: an open model sends by the clock; leave it out, or --rate")
-		}
-		if c.Rate != nil && !(*c.Rate > 0) {
-			openFault = fmt.Errorf("--rate must be above 0, is %v", *c.Rate)
-		}
-	case c.Ramp != "": // it is not understood
-	case c.Duration != nil:
-		openFault = errors.New("--duration: is of the open model; give it a --rate or a --ramp, or leave it out: a closed model ends with its --requests")
-	case c.Arrivals != "":
-		openFault = errors.New("--arrivals: is of the open model; give it a --rate or a --ramp, or leave it out")
-	}
-	for _, count := range []struct {
-		flag  string
-		given *int
-		field *int
-	}{{"--requests", c.Requests, &spec.Requests}, {"--concurrency", c.Concurrency, &spec.Concurrency}} {
-		if count.given == nil {
-			continue
-		}
-		if *count.field = *count.given; *count.given == 0 { // which in a Spec means the default
-			countFault = errors.Join(countFault, fmt.Errorf("%s must be at least 1, is 0", count.flag))
-		}
-	}
-	modeFault := c.chooseMode(ctx, &spec)
-	if !spec.Open() {
-		if spec.Requests == 0 {
-			spec.Requests = 100
-			if c.ProductionMode {
-				spec.Requests = productionRequests
-			}
-		}
-		if spec.Concurrency == 0 {
-			spec.Concurrency = 10
-			if c.ProductionMode {
-				spec.Concurrency = productionCallers
-			}
-		}
-	}
-	opts, optionFaults := c.options()
-	faults := []error{rampFault, openFault, countFault, modeFault, flagFaults(spec.Check()), optionFaults}
+	faults := []error{c.openModel(&spec), c.counts(&spec), c.chooseMode(ctx, &spec)}
+	c.defaults(&spec)
+	opts, err := c.options()
+	faults = append(faults, flagFaults(spec.Check()), err)
 	for _, text := range c.SLO {
 		slo, err := loadtest.ParseSLO(text)
 		if err != nil {
@@ -119,6 +64,71 @@ func (c *loadCmd) read(ctx context.Context) (loadtest.Spec, loadtest.Options, er
 		opts.SLOs = append(opts.SLOs, slo)
 	}
 	return spec, opts, errors.Join(faults...)
+}
+
+// openModel reads the flags of the open model, if there are any.
+func (c *loadCmd) openModel(spec *loadtest.Spec) (err error) {
+	switch {
+	case c.Ramp != "" && c.Rate != nil:
+		return errors.New("--ramp: instead of --rate, not with it")
+	case c.Ramp != "":
+		if spec.Rate, spec.RateTo, err = parseRamp(c.Ramp); err != nil {
+			return err
+		}
+	case c.Rate != nil:
+		if spec.Rate = *c.Rate; !spec.Open() {
+			return fmt.Errorf("--rate must be above 0, is %v", *c.Rate)
+		}
+	case c.Duration != nil:
+		return errors.New("--duration: is of the open model; give it a --rate or a --ramp, or leave it out: a closed model ends with its --requests")
+	case c.Arrivals != "":
+		return errors.New("--arrivals: is of the open model; give it a --rate or a --ramp, or leave it out")
+	default:
+		return nil
+	}
+	spec.Duration, spec.Arrivals = 30*time.Second, loadtest.Poisson
+	if c.Duration != nil {
+		spec.Duration = *c.Duration
+	}
+	if c.Arrivals != "" {
+		spec.Arrivals = loadtest.Arrivals(c.Arrivals)
+	}
+	if c.Requests != nil {
+		return errors.New("--requests: an open model sends by the clock; leave it out, or --rate")
+	}
+	return nil
+}
+
+// counts reads how many requests and callers there are. A zero that is given is
+// refused: in a Spec it means the default.
+func (c *loadCmd) counts(spec *loadtest.Spec) error {
+	var faults []error
+	for _, count := range []struct {
+		flag  string
+		given *int
+		field *int
+	}{{"--requests", c.Requests, &spec.Requests}, {"--concurrency", c.Concurrency, &spec.Concurrency}} {
+		if count.given == nil {
+			continue
+		}
+		if *count.field = *count.given; *count.given == 0 {
+			faults = append(faults, fmt.Errorf("%s must be at least 1, is 0", count.flag))
+		}
+	}
+	return errors.Join(faults...)
+}
+
+// defaults fills in what a closed model was not told, once the mode is known.
+func (c *loadCmd) defaults(spec *loadtest.Spec) {
+	if spec.Open() {
+		return
+	}
+	requests, callers := 100, 10
+	if c.ProductionMode {
+		requests, callers = productionRequests, productionCallers
+	}
+	spec.Requests = cmp.Or(spec.Requests, requests)
+	spec.Concurrency = cmp.Or(spec.Concurrency, callers)
 }
 
 // parseRamp reads a ramp such as 50..500.

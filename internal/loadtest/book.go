@@ -16,6 +16,14 @@ type book struct {
 	pages   []*page
 	arrived []uint64 // a bit by sequence number: its first good callback has come
 	pending int      // acknowledged, and without a callback
+	closed  bool
+
+	// noted is called with what each verified callback turned out to be, and
+	// completed with each request that was acknowledged and called back. The lock
+	// is held meanwhile and nobody has been told yet: so who has been told, or
+	// finds nothing pending, finds it recorded, too. They may not ask the book.
+	noted     func(arrivalKind)
+	completed func(joined)
 
 	// arrival wakes whoever waits for callbacks, after each one that counts.
 	arrival chan struct{}
@@ -35,6 +43,7 @@ type entry struct {
 	at       time.Duration // the planned time
 	answered time.Duration // when the 202 was read
 	id       string        // by the 202
+	givenUp  bool          // nobody waits for its callback any more
 	early    callback      // what came before the 202
 	settled  chan<- struct{}
 }
@@ -62,6 +71,7 @@ type callback struct {
 type joined struct {
 	callback
 	at, answered time.Duration
+	givenUp      bool // its caller had gone on without it
 }
 
 // post notes that a request goes out. settled, if not nil, is sent to when its
@@ -85,24 +95,25 @@ func (b *book) entry(seq int) *entry {
 }
 
 // accepted notes the answer that accepted a request. If its callback is here
-// already, the two are joined.
-func (b *book) accepted(seq int, id string, answered time.Duration) (j joined, ok, wrongID bool) {
+// already, the request is complete; if that names another request, it is none of
+// this one's, and wrongID says so.
+func (b *book) accepted(seq int, id string, answered time.Duration) (complete, wrongID bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	e := b.entry(seq)
 	e.id, e.answered = id, answered
 	if e.state == early {
 		if sameRequest(e.id, e.early.id) {
-			j = joined{e.early, e.at, answered}
+			b.completed(e.join(e.early))
 			b.settle(seq, e)
-			return j, true, false
+			return true, false
 		}
 		b.clearBit(seq)
 		wrongID = true
 	}
 	e.state = owed
 	b.pending++
-	return joined{}, false, wrongID
+	return false, wrongID
 }
 
 // refused notes an answer that did not accept a request.
@@ -136,39 +147,57 @@ const (
 	duplicate
 	unacknowledged // of a post that got no answer
 	wrongRequest   // it names another request than the 202 did
+	tooLate        // the book is closed: what it is for is accounted for already
 )
 
-// came notes a verified callback. Only if it is the first one, joined holds.
-func (b *book) came(seq int, c callback) (arrivalKind, joined) {
+// came notes a verified callback.
+func (b *book) came(seq int, c callback) arrivalKind {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.closed {
+		return tooLate
+	}
 	e := b.entry(seq)
-	switch {
-	case seq >= 0 && seq/64 < len(b.arrived) && b.bit(seq):
-		return duplicate, joined{}
-	case e == nil || e.state == unseen || e.state == settled:
-		return unexpected, joined{}
-	case e.state == posted:
+	kind := b.kind(seq, e, c)
+	b.noted(kind)
+	switch kind {
+	case beforeAnswer:
 		e.state, e.early = early, c
 		b.setBit(seq)
-		return beforeAnswer, joined{}
-	case e.state == lost:
+	case unacknowledged:
 		b.setBit(seq)
 		b.settle(seq, e)
-		return unacknowledged, joined{}
-	case !sameRequest(e.id, c.id):
-		return wrongRequest, joined{}
+	case first:
+		b.setBit(seq)
+		b.pending--
+		b.completed(e.join(c))
+		b.settle(seq, e)
+		select {
+		case b.arrival <- struct{}{}:
+		default: // somebody is about to look anyway
+		}
 	}
-	b.setBit(seq)
-	b.pending--
-	j := joined{c, e.at, e.answered}
-	b.settle(seq, e)
-	select {
-	case b.arrival <- struct{}{}:
-	default: // somebody is about to look anyway
-	}
-	return first, j
+	return kind
 }
+
+// kind says what a verified callback is, for an entry that may be nil.
+func (b *book) kind(seq int, e *entry, c callback) arrivalKind {
+	switch {
+	case seq >= 0 && seq/64 < len(b.arrived) && b.bit(seq):
+		return duplicate
+	case e == nil || e.state == unseen || e.state == settled:
+		return unexpected
+	case e.state == posted:
+		return beforeAnswer
+	case e.state == lost:
+		return unacknowledged
+	case !sameRequest(e.id, c.id):
+		return wrongRequest
+	}
+	return first
+}
+
+func (e *entry) join(c callback) joined { return joined{c, e.at, e.answered, e.givenUp} }
 
 // sameRequest reports whether two ids can be of one request. An API may leave
 // one of them out.
@@ -189,16 +218,17 @@ func (b *book) bit(seq int) bool { return b.arrived[seq/64]>>(seq%64)&1 == 1 }
 func (b *book) setBit(seq int)   { b.arrived[seq/64] |= 1 << (seq % 64) }
 func (b *book) clearBit(seq int) { b.arrived[seq/64] &^= 1 << (seq % 64) }
 
-// unwatch ends the wish to be told when a request is settled. It reports
-// whether it came too late, and the caller has been told.
-func (b *book) unwatch(seq int) (told bool) {
+// unwatch ends the wish to be told when a request is settled; givenUp says that
+// its caller lost patience with it. It reports whether that came too late, and the
+// caller has been told.
+func (b *book) unwatch(seq int, givenUp bool) (told bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	e := b.entry(seq)
 	if e == nil || e.settled == nil {
 		return true
 	}
-	e.settled = nil
+	e.settled, e.givenUp = nil, givenUp
 	return false
 }
 
@@ -209,11 +239,13 @@ func (b *book) backlog() int {
 	return b.pending
 }
 
-// missing lists the acknowledged requests without a callback.
-func (b *book) missing() *missing {
-	m := &missing{}
+// close ends the book: it lists the acknowledged requests without a callback as
+// missing, and takes no callback any more. So each request is either complete or
+// missing, also one whose callback comes at this moment.
+func (b *book) close(m *missing) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.closed = true
 	for n, p := range b.pages {
 		if p == nil {
 			continue
@@ -224,7 +256,6 @@ func (b *book) missing() *missing {
 			}
 		}
 	}
-	return m
 }
 
 // missing are accepted requests without an outcome: all are counted, the first

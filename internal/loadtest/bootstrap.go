@@ -11,7 +11,6 @@ import (
 
 const (
 	resamples    = 10_000
-	fewestPairs  = 10
 	equivalence  = 0.05     // a ratio this close to 1 makes no difference to anybody
 	significance = 0.05     // of an interval that is shown: 95 % confidence
 	claim        = 0.02 / 7 // of an interval that a difference is claimed by: there are seven metrics
@@ -111,7 +110,7 @@ type statistic struct {
 // depends on it is infinite.
 func resample(statistics []statistic, pairs int, random *rand.Rand, resamples int) [][]float64 {
 	ratios := make([][]float64, len(statistics))
-	if pairs < fewestPairs {
+	if pairs < FewestPairs {
 		return ratios
 	}
 	times := make([]int, pairs)
@@ -142,8 +141,8 @@ func (s statistic) judge(ratios []float64, pairs int) Metric {
 	all := slices.Repeat([]int{1}, pairs)
 	a, b := s.a(all), s.b(all)
 	switch {
-	case pairs < fewestPairs:
-		m.Reason = fmt.Sprintf("too few pairs of blocks: %d, and %d are needed", pairs, fewestPairs)
+	case pairs < FewestPairs:
+		m.Reason = fmt.Sprintf("too few pairs of blocks: %d, and %d are needed", pairs, FewestPairs)
 		return m
 	case a == 0 || b == 0:
 		m.Reason = "nothing completed in one arm"

@@ -21,14 +21,21 @@ const (
 // calibrationCallers is how many callers find the ceiling of an open model.
 const calibrationCallers = 64
 
+// calibration is what the generator can do, and what it sees of a server that
+// does nothing.
+type calibration struct {
+	ceiling float64 // requests per second
+	floor   Latency
+}
+
 // calibrate measures the generator itself, against a server in this process
 // that does nothing: its ceiling in requests per second, with as many callers
 // as spec has, and its noise floor, the latencies of a single caller. The
 // server takes its share of the machine, as the service does.
-func calibrate(ctx context.Context, spec Spec) (ceiling float64, floor Latency, err error) {
+func calibrate(ctx context.Context, spec Spec) (c calibration, err error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		return 0, Latency{}, err
+		return c, err
 	}
 	null := &http.Server{ReadHeaderTimeout: 10 * time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
@@ -50,21 +57,22 @@ func calibrate(ctx context.Context, spec Spec) (ceiling float64, floor Latency, 
 		r.recorder = newRecorder(0)
 		ctx, cancel := context.WithTimeout(ctx, length)
 		defer cancel()
-		r.block(ctx, block{mode: tandem.Sync, to: MaxRequests})
+		r.take(ctx, turn{mode: tandem.Sync, to: MaxRequests})
 		total := newTally()
 		r.recorder.takeInto(total)
 		return total, r.now(), nil
 	}
 	if _, _, err := flood(callers, warmUp); err != nil {
-		return 0, Latency{}, err
+		return c, err
 	}
 	total, took, err := flood(callers, ceilingTime)
 	if err != nil {
-		return 0, Latency{}, err
+		return c, err
 	}
-	ceiling = float64(total.arms[0].completed) / took.Seconds()
+	c.ceiling = float64(total.arms[0].completed) / took.Seconds()
 	if total, _, err = flood(1, floorTime); err != nil {
-		return 0, Latency{}, err
+		return c, err
 	}
-	return ceiling, total.arms[0].response, context.Cause(ctx)
+	c.floor = total.arms[0].response
+	return c, context.Cause(ctx)
 }

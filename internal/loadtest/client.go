@@ -117,13 +117,20 @@ func (c *client) read(x *exchange) {
 	x.answered = c.now()
 }
 
+// uri is the path and query of a message, from the server's root.
+func (c *client) uri(m target.Message) string {
+	if m.Rooted {
+		return m.Path
+	}
+	return c.path + m.Path
+}
+
 // buffer writes the request to a buffer, which keeps its error until it is
 // flushed.
 func (c *client) buffer(w *bufio.Writer, m target.Message) {
 	w.WriteString(m.Method)
 	w.WriteString(" ")
-	w.WriteString(c.path)
-	w.WriteString(m.Path)
+	w.WriteString(c.uri(m))
 	w.WriteString(" HTTP/1.1\r\nHost: ")
 	w.WriteString(c.host)
 	w.WriteString("\r\n")

@@ -5,6 +5,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"sync"
 	"time"
 )
 
@@ -62,16 +63,46 @@ func (p process) read() *Usage {
 	return &u
 }
 
-// readSelf returns what this process has used so far, or nil if that is not
-// known.
-func readSelf() *Usage { return process(os.Getpid()).read() }
+// self is this process.
+func self() process { return process(os.Getpid()) }
 
-// since is what was used between two readings, so far apart.
-func (u *Usage) since(before *Usage, over time.Duration) *Usage {
-	if u == nil || before == nil {
+// meter measures what a process uses over a stretch of time. Memory is read
+// every now and then: a process's own record of its most (VmHWM) is that of its
+// whole life, and not of this stretch.
+type meter struct {
+	process process
+	before  *Usage
+
+	mu   sync.Mutex
+	peak int64
+}
+
+func (p process) meter() *meter {
+	m := &meter{process: p}
+	m.before = m.read()
+	return m
+}
+
+// read is what was used so far, and the most memory that was seen.
+func (m *meter) read() *Usage {
+	u := m.process.read()
+	if u == nil {
 		return nil
 	}
-	return &Usage{CPU: u.CPU - before.CPU, PeakBytes: max(u.PeakBytes, before.PeakBytes), Over: over}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.peak = max(m.peak, u.PeakBytes)
+	return &Usage{CPU: u.CPU, PeakBytes: m.peak}
+}
+
+// used is what was used since the meter was made, over so long; nil if that is
+// not known.
+func (m *meter) used(over time.Duration) *Usage {
+	u := m.read()
+	if u == nil || m.before == nil {
+		return nil
+	}
+	return &Usage{CPU: u.CPU - m.before.CPU, PeakBytes: u.PeakBytes, Over: over}
 }
 
 // plus joins two stretches of use. A nil one adds nothing.

@@ -76,9 +76,10 @@ func (c *Comparison) Exit() ExitCode {
 	return ExitInconclusive
 }
 
-// Exit is the verdict on a search: void if of some mode no rate could be
-// measured at all, missed if every rate that was tried failed, inconclusive if
-// a capacity is only known to be at least so much or was not confirmed.
+// Exit is the verdict on a search: void if it did not come to its end, or if of
+// some mode no rate could be measured at all, missed if every rate that was tried
+// failed, inconclusive if a capacity is only known to be at least so much or was
+// not confirmed.
 func (s *Search) Exit() ExitCode {
 	code := ExitOK
 	for _, c := range s.Capacities {
@@ -91,7 +92,7 @@ func (s *Search) Exit() ExitCode {
 			code = ExitInconclusive
 		}
 	}
-	if len(s.Capacities) == 0 {
+	if len(s.Capacities) == 0 || len(s.Void) > 0 {
 		return ExitVoid
 	}
 	return code

@@ -91,7 +91,8 @@ type Search struct {
 	Started    time.Time     `json:"started"`
 	Duration   time.Duration `json:"duration_ns"`
 	Capacities []Capacity    `json:"capacities"`
-	Stages     []Stage       `json:"stages"` // in the order in which they ran
+	Stages     []Stage       `json:"stages"`         // in the order in which they ran
+	Void       []string      `json:"void,omitempty"` // why the last of Capacities was not searched to its end, nor anything beyond it
 }
 
 // Capacity is a rate that one pattern sustained, and the next one that it did

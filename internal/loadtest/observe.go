@@ -15,6 +15,11 @@ type observer struct {
 	done    chan struct{}
 	ended   chan struct{}
 
+	// What the generator and the service use in all, and the service while a block
+	// runs. They are looked at every reporting.
+	generator, service *meter
+	blockMeter         atomic.Pointer[meter]
+
 	mu                   sync.Mutex
 	total, second, block *tally
 	fresh                *tally // empty
@@ -31,10 +36,11 @@ const (
 	reporting = 250 * time.Millisecond
 )
 
-// observe starts the observer of a run.
-func (r *run) observe() *observer {
+// observe starts the observer of a run against a service.
+func (r *run) observe(service process) *observer {
 	o := &observer{
 		run: r, done: make(chan struct{}), ended: make(chan struct{}),
+		generator: self().meter(), service: service.meter(),
 		total: newTally(), second: newTally(), block: newTally(), fresh: newTally(),
 	}
 	go func() {
@@ -50,6 +56,7 @@ func (r *run) observe() *observer {
 				now := r.now()
 				o.sample(now)
 				if now >= next {
+					o.look()
 					o.report(false)
 					next = now + reporting
 				}
@@ -70,6 +77,15 @@ func (o *observer) stop() {
 	o.finishSecond()
 	o.mu.Unlock()
 	o.report(true)
+}
+
+// look reads how much memory is in use.
+func (o *observer) look() {
+	for _, m := range []*meter{o.generator, o.service, o.blockMeter.Load()} {
+		if m != nil {
+			m.read()
+		}
+	}
 }
 
 // sample counts what is in flight, and ends the second when it is over.
@@ -121,22 +137,23 @@ func (o *observer) finishSecond() {
 	o.samples, o.inFlight, o.backlog = 0, 0, 0
 }
 
-// cut forgets what a block before may have left.
+// cut forgets what a turn before may have left.
 func (o *observer) cut() {
+	o.blockMeter.Store(o.service.process.meter())
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.take()
 	o.block.reset()
 }
 
-// cutBlock returns what was recorded of a block since cut.
-func (o *observer) cutBlock(b block, started, took time.Duration) Block {
+// cutBlock returns what was recorded of a turn since cut.
+func (o *observer) cutBlock(t turn, started, took time.Duration) Block {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.take()
-	a := &o.block.arms[b.arm]
+	a := &o.block.arms[t.arm]
 	return Block{
-		Pair: b.pair, Arm: string("ab"[b.arm]), Started: started, Duration: took,
+		Pair: t.pair, Arm: string("ab"[t.arm]), Started: started, Duration: took,
 		Completed: a.completed, Response: a.response.pack(), Completion: a.completion.pack(),
 	}
 }

@@ -96,7 +96,7 @@ func TestBlocksTakeTurns(t *testing.T) {
 	write := func(s Spec) string {
 		var words []string
 		var n [2]int
-		for _, b := range s.blocks() {
+		for _, b := range s.turns() {
 			if b.from != n[b.arm] {
 				t.Errorf("%+v: block %+v begins elsewhere than at %d", s, b, n[b.arm])
 			}
@@ -117,11 +117,11 @@ func TestBlocksTakeTurns(t *testing.T) {
 		}
 	}
 	s := Spec{Requests: 400, Concurrency: 4, SyncRatio: 0.5, Pairs: 20, Seed: 5}
-	if got := s.blocks(); len(got) != 40 || !slices.Equal(got, s.blocks()) {
+	if got := s.turns(); len(got) != 40 || !slices.Equal(got, s.turns()) {
 		t.Errorf("20 pairs make %d blocks", len(got))
 	}
 	first := 0
-	for i, b := range s.blocks() {
+	for i, b := range s.turns() {
 		if i%2 == 0 && b.arm == 0 {
 			first++
 		}
@@ -130,7 +130,7 @@ func TestBlocksTakeTurns(t *testing.T) {
 		t.Errorf("sync goes first in %d of 20 pairs; the order is not random", first)
 	}
 	s.AA = true
-	for _, b := range s.blocks() {
+	for _, b := range s.turns() {
 		if b.mode != tandem.Sync {
 			t.Errorf("an A/A test has a block of %s", b.mode)
 		}
@@ -152,19 +152,21 @@ func TestASpecIsChecked(t *testing.T) {
 		}
 	}
 	for want, edit := range map[string]func(s *Spec){
-		"complexity must be from 1 to 10, is 11":       func(s *Spec) { s.Complexity = 11 },
-		"workload must be named":                       func(s *Spec) { s.Workload = "" },
-		"sync_ratio must be from 0 to 1, is NaN":       func(s *Spec) { s.SyncRatio = math.NaN() },
-		"rate must be above 0":                         func(s *Spec) { s.Rate = 100_001 },
-		"rate_to must be above 0":                      func(s *Spec) { s.RateTo = -1 },
-		"duration must be positive":                    func(s *Spec) { s.Duration = 0 },
-		"duration and rate make 0.5 requests":          func(s *Spec) { s.Duration = 500 * time.Millisecond },
-		"duration and rate make 1e+08 requests":        func(s *Spec) { s.Rate, s.Duration = 100_000, 1000*time.Second },
-		"arrivals must be poisson or constant":         func(s *Spec) { s.Arrivals = "bursts" },
-		"concurrency must be from 0 to 10000, is -1":   func(s *Spec) { s.Concurrency = -1 },
-		"requests must be from 1 to 20000000, is 0":    func(s *Spec) { *s = good; s.Requests = 0 },
-		"concurrency must be from 1 to 10000, is 0":    func(s *Spec) { *s = good; s.Concurrency = 0 },
-		"requests must be from 1 to 20000000, is 3000": func(s *Spec) { *s = good; s.Requests = 30_000_000 },
+		"complexity must be from 1 to 10, is 11":             func(s *Spec) { s.Complexity = 11 },
+		"workload must be named":                             func(s *Spec) { s.Workload = "" },
+		"sync_ratio must be from 0 to 1, is NaN":             func(s *Spec) { s.SyncRatio = math.NaN() },
+		"rate must be above 0":                               func(s *Spec) { s.Rate = 100_001 },
+		"rate_to must be above 0":                            func(s *Spec) { s.RateTo = -1 },
+		"duration must be positive":                          func(s *Spec) { s.Duration = 0 },
+		"duration and rate make 0.5 requests":                func(s *Spec) { s.Duration = 500 * time.Millisecond },
+		"duration and rate make 1e+08 requests":              func(s *Spec) { s.Rate, s.Duration = 100_000, 1000*time.Second },
+		"arrivals must be poisson or constant":               func(s *Spec) { s.Arrivals = "bursts" },
+		"concurrency must be from 0 to 10000, is -1":         func(s *Spec) { s.Concurrency = -1 },
+		"requests must be from 1 to 20000000, is 0":          func(s *Spec) { *s = good; s.Requests = 0 },
+		"concurrency must be from 1 to 10000, is 0":          func(s *Spec) { *s = good; s.Concurrency = 0 },
+		"pairs must be from 10 to half of --requests, is 9":  func(s *Spec) { *s = good; s.Requests, s.Pairs = 40, 9 },
+		"pairs must be from 10 to half of --requests, is 21": func(s *Spec) { *s = good; s.Requests, s.Pairs = 40, 21 },
+		"requests must be from 1 to 20000000, is 3000":       func(s *Spec) { *s = good; s.Requests = 30_000_000 },
 	} {
 		s := open
 		edit(&s)

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -30,7 +31,39 @@ type receiver struct {
 
 // received counts what reached the receiver during a run.
 type received struct {
-	all, verified, duplicates, forged, late, malformed, unknown, unacknowledged, early atomic.Int64
+	mu     sync.Mutex
+	counts Callbacks
+}
+
+// count counts one callback, and says as what.
+func (n *received) count(as func(*Callbacks)) {
+	n.correct(func(c *Callbacks) { c.Received++; as(c) })
+}
+
+// correct changes how callbacks were counted before.
+func (n *received) correct(change func(*Callbacks)) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	change(&n.counts)
+}
+
+// arrived counts a verified callback.
+func (n *received) arrived(kind arrivalKind) {
+	n.count(func(c *Callbacks) {
+		switch kind {
+		case first, beforeAnswer:
+			c.Verified++
+		case unacknowledged:
+			c.Verified++
+			c.OfUnacknowledged++
+		case duplicate:
+			c.Duplicates++
+		case wrongRequest:
+			c.Malformed++
+		case unexpected:
+			c.Unknown++
+		}
+	})
 }
 
 // largestCallback holds a result of 1 MiB and what surrounds it.
@@ -81,11 +114,10 @@ func (rc *receiver) receive(w http.ResponseWriter, req *http.Request) {
 		rc.unknown(w, req)
 		return
 	}
-	r.received.all.Add(1)
 	c := callback{first: firstByte(req).Sub(r.epoch)}
 	body, err := readCallback(w, req)
 	if err != nil {
-		r.received.malformed.Add(1)
+		r.received.count(func(c *Callbacks) { c.Malformed++ })
 		http.Error(w, "cannot read the body", http.StatusBadRequest)
 		return
 	}
@@ -95,18 +127,8 @@ func (rc *receiver) receive(w http.ResponseWriter, req *http.Request) {
 		return
 	}
 	c.verified, c.id, c.completed = r.now(), outcome.ID, outcome.Completed
-	switch r.came(seq, c) {
-	case first, beforeAnswer:
-		r.received.verified.Add(1)
-	case unacknowledged:
-		r.received.verified.Add(1)
-		r.received.unacknowledged.Add(1)
-	case duplicate:
-		r.received.duplicates.Add(1)
-	case wrongRequest:
-		r.received.malformed.Add(1)
-	case unexpected:
-		r.received.unknown.Add(1)
+	switch r.book.came(seq, c) {
+	case unexpected, tooLate:
 		http.Error(w, "no callback is expected here", http.StatusNotFound)
 		return
 	}
@@ -118,12 +140,12 @@ func refuse(w http.ResponseWriter, n *received, err error) {
 	status := http.StatusUnauthorized
 	switch {
 	case errors.Is(err, target.ErrMalformed):
-		n.malformed.Add(1)
+		n.count(func(c *Callbacks) { c.Malformed++ })
 		status = http.StatusBadRequest
 	case errors.Is(err, target.ErrLate):
-		n.late.Add(1)
+		n.count(func(c *Callbacks) { c.Late++ })
 	default:
-		n.forged.Add(1)
+		n.count(func(c *Callbacks) { c.Forged++ })
 	}
 	http.Error(w, err.Error(), status)
 }
@@ -131,18 +153,16 @@ func refuse(w http.ResponseWriter, n *received, err error) {
 // unknown answers what is for no request of this run.
 func (rc *receiver) unknown(w http.ResponseWriter, req *http.Request) {
 	if r := rc.run.Load(); r != nil {
-		r.received.all.Add(1)
-		r.received.unknown.Add(1)
+		r.received.count(func(c *Callbacks) { c.Unknown++ })
 	}
 	_, _ = readCallback(w, req) // nobody wants it
 	http.Error(w, "no callback is expected here", http.StatusNotFound)
 }
 
-// fill writes what reached the receiver into a Result.
-func (n *received) fill(c *Callbacks) {
-	c.Received, c.Verified, c.Duplicates = int(n.all.Load()), int(n.verified.Load()), int(n.duplicates.Load())
-	c.Forged, c.Late, c.Malformed = int(n.forged.Load()), int(n.late.Load()), int(n.malformed.Load())
-	c.Unknown, c.OfUnacknowledged, c.Early = int(n.unknown.Load()), int(n.unacknowledged.Load()), int(n.early.Load())
+// soFar is what was counted so far.
+func (n *received) soFar() (counts Callbacks) {
+	n.correct(func(c *Callbacks) { counts = *c })
+	return counts
 }
 
 // stamped notes when the first byte of a message was read from a connection.

@@ -13,7 +13,7 @@ import (
 // another, and a stripe is exchanged for an empty one to be read, so that they
 // never wait for a histogram to be merged.
 type recorder struct {
-	window  time.Duration // what comes later is not counted in the window's counts; 0: all is
+	window  atomic.Int64 // when it ends, in run time: what comes later is not in the window's counts; 0: it has no end yet
 	stripes []*stripe
 	next    atomic.Uint32
 	spare   *tally // empty
@@ -53,7 +53,8 @@ func newTally() *tally {
 }
 
 func newRecorder(window time.Duration) *recorder {
-	r := &recorder{window: window, spare: newTally()}
+	r := &recorder{spare: newTally()}
+	r.endWindow(window)
 	for range runtime.GOMAXPROCS(0) {
 		r.stripes = append(r.stripes, &stripe{tally: newTally()})
 	}
@@ -68,9 +69,12 @@ func (r *recorder) record(note func(*tally)) {
 	s.mu.Unlock()
 }
 
+// endWindow ends the window at a time.
+func (r *recorder) endWindow(at time.Duration) { r.window.Store(int64(at)) }
+
 // inWindow is 1 if something that happened at t belongs to the window.
 func (r *recorder) inWindow(t time.Duration) int {
-	if r.window == 0 || t <= r.window {
+	if end := time.Duration(r.window.Load()); end == 0 || t <= end {
 		return 1
 	}
 	return 0

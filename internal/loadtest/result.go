@@ -89,7 +89,7 @@ func per(n int, window time.Duration) (perSecond float64, ok bool) {
 // Usage is what a process used.
 type Usage struct {
 	CPU       time.Duration `json:"cpu_ns"`         // user and system, of all its threads
-	PeakBytes int64         `json:"peak_rss_bytes"` // the largest resident memory that was seen
+	PeakBytes int64         `json:"peak_rss_bytes"` // the largest resident memory that was seen, at both ends and every 250 ms between
 	Over      time.Duration `json:"over_ns"`        // the time that it was watched
 }
 

@@ -40,7 +40,11 @@ type Options struct {
 	Progress func(Progress)
 
 	throttle *throttle // if Considerate
-	hinder   func()    // slows the pacer, to test what is said of it
+
+	// For tests: hinder slows the pacer, to see what is said of it, and calibration
+	// is taken for the generator's, so that not every run floods the machine first.
+	hinder      func()
+	calibration *calibration
 }
 
 // Completion is how the outcome of an accepted request is learned.
@@ -99,8 +103,7 @@ type lab struct {
 	service  Service
 	process  process
 	receiver *receiver
-	ceiling  float64
-	floor    Latency
+	calibration
 }
 
 // openLab looks whether the service is there, listens for callbacks and measures
@@ -121,7 +124,11 @@ func openLab(ctx context.Context, spec Spec, opts Options) (*lab, error) {
 			return nil, err
 		}
 	}
-	if l.ceiling, l.floor, err = calibrate(ctx, spec); err != nil {
+	if opts.calibration != nil {
+		l.calibration = *opts.calibration
+		return l, nil
+	}
+	if l.calibration, err = calibrate(ctx, spec); err != nil {
 		l.close()
 		return nil, fmt.Errorf("calibrate the generator: %w", err)
 	}
@@ -148,14 +155,24 @@ type run struct {
 	planned, unsent [2]int
 	refusals        [2]atomic.Pointer[refusal] // the first of each arm
 	saturated       int
+	gaveUp          atomic.Int64 // requests whose outcome was not waited for longer than Options.Drain
+	overlong        atomic.Int64 // those of them that are known to have been under way still
 	polling         atomic.Int64
-	missing         missing // those polled for in vain
+	unpolled        atomic.Pointer[refusal] // the last poll for the first request that was polled for in vain
+	missing         missing
 	window          [2]time.Duration
 	usage           [2]*Usage
 }
 
 // now is run time: monotonic, from the beginning of the run, never zero.
 func (r *run) now() time.Duration { return max(time.Since(r.epoch), 1) }
+
+// A run that is ended waits so long for answers under way. What was posted must be
+// accounted for; but a poll may be held until there is an outcome.
+const (
+	farewell        = 5 * time.Second
+	farewellOfPolls = time.Second
+)
 
 // lead is the time from the beginning of a run to that of its load.
 const lead = 10 * time.Millisecond
@@ -172,8 +189,11 @@ func (l *lab) run(ctx context.Context, spec Spec) (*Result, []Block, error) {
 	}
 	defer r.client.close()
 	defer r.poller.close()
-	defer context.AfterFunc(ctx, func() { r.client.closeIn(5 * time.Second) })()
-	r.book = &book{arrival: make(chan struct{}, 1)}
+	defer context.AfterFunc(ctx, func() {
+		r.client.closeIn(farewell)
+		r.poller.closeIn(farewellOfPolls)
+	})()
+	r.book = &book{arrival: make(chan struct{}, 1), noted: r.received.arrived, completed: r.completed}
 	l.receiver.run.Store(r)
 	defer l.receiver.run.Store(nil)
 
@@ -182,17 +202,17 @@ func (l *lab) run(ctx context.Context, spec Spec) (*Result, []Block, error) {
 		window = lead + spec.Duration
 	}
 	r.recorder = newRecorder(window)
-	r.observer = r.observe()
-	before, self := l.process.read(), readSelf()
+	r.observer = r.observe(l.process)
 	var blocks []Block
 	if spec.Open() {
 		r.openModel(ctx)
 	} else {
-		blocks = r.closedModel(ctx, l.process)
+		blocks = r.closedModel(ctx)
 	}
 	r.book.await(l.opts.Drain, ctx.Done())
+	r.book.close(&r.missing)
 	r.observer.stop()
-	return r.result(l, ctx.Err() != nil, before, self), blocks, nil
+	return r.result(l, ctx.Err() != nil), blocks, nil
 }
 
 // openModel sends every request when it is due.
@@ -248,32 +268,32 @@ func (r *run) openModel(ctx context.Context) {
 	}
 }
 
-// closedModel runs the blocks one after the other.
-func (r *run) closedModel(ctx context.Context, service process) (measured []Block) {
-	plan := r.spec.blocks()
-	for _, b := range plan {
-		r.planned[b.arm] += b.to - b.from
+// closedModel takes the turns one after the other.
+func (r *run) closedModel(ctx context.Context) (measured []Block) {
+	plan := r.spec.turns()
+	for _, t := range plan {
+		r.planned[t.arm] += t.to - t.from
 	}
 	r.observer.planned.Store(int64(r.planned[0] + r.planned[1]))
-	for _, b := range plan {
-		before := service.read()
+	for _, t := range plan {
 		r.observer.cut()
 		start := r.now()
-		r.unsent[b.arm] += r.block(ctx, b)
+		r.unsent[t.arm] += r.take(ctx, t)
 		took := r.now() - start
-		measured = append(measured, r.observer.cutBlock(b, start, took))
-		r.window[b.arm] += took
-		r.usage[b.arm] = r.usage[b.arm].plus(service.read().since(before, took))
+		measured = append(measured, r.observer.cutBlock(t, start, took))
+		r.window[t.arm] += took
+		r.usage[t.arm] = r.usage[t.arm].plus(r.observer.blockMeter.Load().used(took))
 	}
+	r.recorder.endWindow(r.now())
 	return measured
 }
 
-// block has each caller hold one request until it is completed, or given up,
+// take has each caller hold one request until it is completed, or given up,
 // and then take the next. It returns how many were not sent.
-func (r *run) block(ctx context.Context, b block) (unsent int) {
+func (r *run) take(ctx context.Context, t turn) (unsent int) {
 	var taken atomic.Int64
 	var callers sync.WaitGroup
-	size := b.to - b.from
+	size := t.to - t.from
 	for range min(r.spec.Concurrency, size) {
 		callers.Go(func() {
 			settled := make(chan struct{}, 1)
@@ -289,22 +309,26 @@ func (r *run) block(ctx context.Context, b block) (unsent int) {
 					r.opts.throttle.giveBack()
 					return
 				}
-				p := planned{arm: b.arm, mode: b.mode, seq: b.from + n, at: r.now(), grant: grant}
+				p := planned{arm: t.arm, mode: t.mode, seq: t.from + n, at: r.now(), grant: grant}
 				if p.mode == tandem.Sync || r.opts.Completion == Poll {
 					r.send(ctx, p, nil)
 					continue
 				}
+				givenUp := false
 				if r.send(ctx, p, settled) {
 					patience.Reset(r.opts.Drain)
 					select {
 					case <-settled:
 						continue
 					case <-patience.C:
+						givenUp = true
 					case <-ctx.Done():
 					}
 				}
-				if told := r.book.unwatch(p.seq); told {
+				if told := r.book.unwatch(p.seq, givenUp); told {
 					<-settled
+				} else if givenUp {
+					r.gaveUp.Add(1)
 				}
 			}
 		})
@@ -314,7 +338,7 @@ func (r *run) block(ctx context.Context, b block) (unsent int) {
 }
 
 // result joins what was recorded.
-func (r *run) result(l *lab, interrupted bool, before, self *Usage) *Result {
+func (r *run) result(l *lab, interrupted bool) *Result {
 	took := r.now()
 	total := r.observer.total
 	result := &Result{
@@ -326,41 +350,62 @@ func (r *run) result(l *lab, interrupted bool, before, self *Usage) *Result {
 		Async:    Arm{Mode: tandem.Async, Usage: r.usage[1]},
 		Generator: Generator{
 			Lag: total.lag, Ceiling: l.ceiling, NoiseFloor: l.floor,
-			Usage: readSelf().since(self, took), Saturated: r.saturated,
+			Usage: r.observer.generator.used(took), Saturated: r.saturated,
 		},
 		Series: r.observer.series,
 	}
 	if r.spec.AA {
 		result.Async.Mode = tandem.Sync
 	}
-	result.Service.Usage = l.process.read().since(before, took)
-	missing := &r.missing
-	if r.opts.Completion == Callback {
-		missing = r.book.missing()
-	}
+	result.Service.Usage = r.observer.service.used(took)
 	for i, arm := range []*Arm{&result.Sync, &result.Async} {
 		total.arms[i].fill(arm)
 		arm.Ledger.Planned, arm.Ledger.Unsent = r.planned[i], r.unsent[i]
 		arm.Window = r.window[i]
 		if first := r.refusals[i].Load(); first != nil {
-			result.Warnings = append(result.Warnings, first.warning(arm.Mode))
+			result.Warnings = append(result.Warnings, fmt.Sprintf("The first %s request that was not taken was %v.", arm.Mode, first))
 		}
 	}
-	r.received.fill(&result.Callbacks)
+	if first := r.unpolled.Load(); first != nil {
+		result.Warnings = append(result.Warnings, fmt.Sprintf("The first accepted request that was polled for in vain was last %v.", first))
+	}
+	result.Callbacks = r.received.soFar()
 	result.Callbacks.Lag, result.Callbacks.Verification = total.callbackLag, total.verification
-	result.Callbacks.MissingIDs = missing.ids
+	result.Callbacks.MissingIDs = r.missing.ids
 	async := &result.Async
-	if async.Ledger.Missing = missing.count; missing.count > 0 {
-		async.Errors[CategoryMissing] = missing.count
+	if async.Ledger.Missing = r.missing.count; r.missing.count > 0 {
+		async.Errors[CategoryMissing] = r.missing.count
 	}
 	if n := result.Callbacks.Refused(); n > 0 {
 		async.Errors[CategoryBadSignature] = n
 	}
 	result.judge(r.opts.SLOs)
+	r.judgePatience(result)
 	if interrupted {
 		result.Void = append(result.Void, "It was interrupted before its end.")
 	}
 	return result
+}
+
+// judgePatience says what it means that an outcome was not waited for any longer.
+// In a closed run, nothing is known of a request whose outcome never came; but one
+// that was still under way was one more than the callers there were.
+func (r *run) judgePatience(result *Result) {
+	if n := r.gaveUp.Load(); n > 0 {
+		result.Warnings = append(result.Warnings, fmt.Sprintf(
+			"Requests that were given up, because their outcome had not come %v (--drain) after they were accepted: %d.", r.opts.Drain, n))
+	}
+	n := r.overlong.Load()
+	switch {
+	case n == 0:
+	case r.spec.Open():
+		result.Warnings = append(result.Warnings, fmt.Sprintf(
+			"Of those that were given up, still under way: %d. They count as missing, and may have been completed later; give them longer with --drain.", n))
+	default:
+		result.Void = append(result.Void, fmt.Sprintf(
+			"Requests that were still under way when their callers gave them up after %v and went on: %d. So more than %d were outstanding, and the model was not closed; give them longer with --drain.",
+			r.opts.Drain, n, r.spec.Concurrency))
+	}
 }
 
 // Complete returns an error that says what of the Result is not as promised: a

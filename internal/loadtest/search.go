@@ -52,8 +52,11 @@ func searchCapacity(ctx context.Context, mode tandem.Mode, slo *SLO, first float
 	if err == nil {
 		err = s.confirm(ctx)
 	}
+	if err != nil {
+		s.limit = strings.TrimSuffix(err.Error(), ".")
+	}
 	if errors.Is(err, errTooMany) {
-		s.limit, err = err.Error(), nil
+		err = nil
 	}
 	return s.capacity(), s.stages, err
 }
@@ -224,14 +227,14 @@ func (s *search) try(ctx context.Context, phase Phase, rate float64, length time
 		if len(s.stages) == maxStages {
 			return beyondReach, errTooMany
 		}
-		if ctx.Err() != nil {
-			return beyondReach, context.Cause(ctx)
+		if err := interrupted(ctx); err != nil {
+			return beyondReach, err
 		}
 		r, err := s.measure(ctx, s.mode, rate, length)
 		if err != nil {
 			return beyondReach, fmt.Errorf("stage of %.4g/s: %w", rate, err)
 		}
-		if reach := maxCeiling * r.Generator.Ceiling / r.Spec.work(); reach > 0 {
+		if reach := maxCeiling * r.Generator.Ceiling / r.Spec.messages(); reach > 0 {
 			s.highest = min(s.highest, reach)
 		}
 		stage, result := r.stage(Stage{Mode: s.mode, SLO: s.objective(""), Phase: phase, Rate: rate, For: length}, s.slo)
@@ -311,7 +314,7 @@ func (s *search) capacity() Capacity {
 	if s.limit != "" && c.Failed == 0 && c.Passed > 0 {
 		bounds = append(bounds, fmt.Sprintf("capacity is at least %.4g/s", c.Passed))
 	}
-	if c.Passed == 0 && len(s.stages) > 0 {
+	if c.Passed == 0 && c.Failed > 0 {
 		bounds = append(bounds, fmt.Sprintf("no rate down to %.4g/s passed", s.stages[len(s.stages)-1].Rate))
 	}
 	c.Bound = strings.Join(bounds, "; ")

@@ -344,6 +344,50 @@ func TestSearchStopsAtErrors(t *testing.T) {
 	}
 }
 
+// What a search has found is not lost when it is ended, or runs into a stage
+// that cannot be believed.
+func TestASearchThatIsEndedKeepsWhatItFound(t *testing.T) {
+	for name, row := range map[string]struct {
+		spoil func(cancel context.CancelCauseFunc, r *Result)
+		why   string
+	}{
+		"by hand":                            {func(cancel context.CancelCauseFunc, _ *Result) { cancel(errors.New("interrupt")) }, "interrupted (interrupt)"},
+		"by a stage that cannot be believed": {func(_ context.CancelCauseFunc, r *Result) { r.Generator.Ceiling = 0 }, "not calibrated"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithCancelCause(t.Context())
+			defer cancel(nil)
+			objective := slo(t, "async.accept.p50<1s")
+			spec := Spec{Rate: 100, Duration: stageLength}
+			questions, err := questionsOf(objective, spec)
+			if err != nil || len(questions) != 3 {
+				t.Fatalf("%d questions, %v; want two without the objective, and one with it", len(questions), err)
+			}
+			nth, asyncs := 0, 0
+			found := &Search{Spec: spec}
+			found.answer(ctx, questions, func(_ context.Context, mode tandem.Mode, rate float64, length time.Duration) (*Result, error) {
+				r := fluid(mode, rate, min(rate, 1000), length)
+				if nth++; mode == tandem.Async {
+					if asyncs++; asyncs == 3 {
+						row.spoil(cancel, r)
+						return r, interrupted(ctx)
+					}
+				}
+				return r, nil
+			})
+			if len(found.Stages) < nth-1 {
+				t.Errorf("%d stages are kept of %d", len(found.Stages), nth)
+			}
+			if len(found.Void) != 1 || !strings.Contains(found.Void[0], row.why) || found.Exit() != ExitVoid {
+				t.Errorf("void as %q, exit code %d; want %q", found.Void, found.Exit(), row.why)
+			}
+			if c := found.Capacities; len(c) != 2 || !c[0].Confirmed || c[0].Passed < 900 || c[1].Passed != 200 || c[1].Confirmed || !strings.Contains(c[1].Bound, row.why) {
+				t.Errorf("kept %+v; want that of sync, and of async that 200/s passed", c)
+			}
+		})
+	}
+}
+
 // TestStageForTellsWhetherAnObjectiveIsMet holds the length of a stage against
 // what the search asks of it.
 func TestStageForTellsWhetherAnObjectiveIsMet(t *testing.T) {

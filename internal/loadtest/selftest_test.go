@@ -60,6 +60,7 @@ func TestAStallShowsInTheCorrectedLatencyOnly(t *testing.T) {
 }
 
 func TestAGeneratorThatIsHeldBackMakesTheRunVoid(t *testing.T) {
+	t.Parallel() // it takes little of the machine
 	f := newFaulty(t)
 	opts := f.options()
 	opts.hinder = func() { time.Sleep(6 * time.Millisecond) } // at 200/s it falls behind, more and more
@@ -78,15 +79,15 @@ func TestAGeneratorThatIsHeldBackMakesTheRunVoid(t *testing.T) {
 
 func TestScheduledTimesAreKept(t *testing.T) {
 	f := newFaulty(t)
-	spec := open200(3 * time.Second)
+	spec := open200(2 * time.Second)
 	spec.SyncRatio = 0.5
 	result, err := Run(t.Context(), spec, f.options())
 	if err != nil {
 		t.Fatal(err)
 	}
 	sent := result.Sync.Ledger.Sent + result.Async.Ledger.Sent
-	if sent != 600 {
-		t.Errorf("%d sent, want 600", sent)
+	if sent != 400 {
+		t.Errorf("%d sent, want 400", sent)
 	}
 	// A machine too busy to keep the times cannot sample in time either.
 	if lag, _ := result.Generator.Lag.Percentile(0.99); lag < 50*time.Millisecond && (len(result.LittleLaw) == 0 || !result.LittleLaw[0].Holds) {
@@ -99,8 +100,8 @@ func TestScheduledTimesAreKept(t *testing.T) {
 			t.Errorf("%d are sent by the end of second %d: some before their time", soFar, s.At)
 		}
 	}
-	if n := result.Generator.Lag.N(); n != 600 {
-		t.Errorf("the lag of %d is known, want 600", n)
+	if n := result.Generator.Lag.N(); n != 400 {
+		t.Errorf("the lag of %d is known, want 400", n)
 	}
 }
 
@@ -111,7 +112,7 @@ func TestSyncAgainstSyncFindsNoDifference(t *testing.T) {
 		return false
 	}
 	found := 0
-	for seed := range uint64(10) {
+	for seed := range uint64(4) {
 		spec := spec(400)
 		spec.Pairs, spec.AA, spec.Seed = 10, true, seed
 		c, err := Compare(t.Context(), spec, f.options())
@@ -130,7 +131,7 @@ func TestSyncAgainstSyncFindsNoDifference(t *testing.T) {
 		}
 	}
 	if found > 1 {
-		t.Errorf("a difference was found in %d of 10 A/A tests, where there is none", found)
+		t.Errorf("a difference was found in %d of 4 A/A tests, where there is none", found)
 	}
 }
 
@@ -142,7 +143,7 @@ func TestARealDifferenceIsFound(t *testing.T) {
 		}
 		return false
 	}
-	spec := spec(400)
+	spec := spec(200)
 	spec.Pairs = 10
 	c, err := Compare(t.Context(), spec, f.options())
 	if err != nil {
@@ -178,7 +179,8 @@ func TestAnMM1QueueWaitsAsTheorySays(t *testing.T) {
 		time.Sleep(time.Until(until))
 		return false
 	}
-	spec := open200(20 * time.Second)
+	const seconds = 14
+	spec := open200(seconds * time.Second)
 	spec.Rate, spec.Arrivals = lambda, Poisson
 	result, err := Run(t.Context(), spec, f.options())
 	if err != nil {
@@ -189,7 +191,7 @@ func TestAnMM1QueueWaitsAsTheorySays(t *testing.T) {
 	}
 	// Seconds depend on one another, so the mean's error is that of batches.
 	var batches []float64
-	for from := 0; from+2 <= 20; from += 2 {
+	for from := 0; from+2 <= seconds; from += 2 {
 		joined := Latency{}
 		for _, s := range result.Series {
 			if s.At >= from && s.At < from+2 {
@@ -252,14 +254,14 @@ func TestProductionModeIsNeverRefused(t *testing.T) {
 		}
 		return false
 	}
-	s := spec(24)
+	s := spec(14)
 	opts := f.options()
 	opts.Considerate = true
 	result, err := Run(t.Context(), s, opts)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if refused > 0 || result.Sync.Ledger.Completed+result.Async.Ledger.Completed != 24 {
+	if refused > 0 || result.Sync.Ledger.Completed+result.Async.Ledger.Completed != 14 {
 		t.Errorf("%d refused, ledgers %+v and %+v", refused, result.Sync.Ledger, result.Async.Ledger)
 	}
 }

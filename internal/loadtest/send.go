@@ -1,6 +1,7 @@
 package loadtest
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -47,8 +48,16 @@ func (r *run) send(ctx context.Context, p planned, settled chan<- struct{}) (awa
 		return false
 	}
 	answer := r.target.Sort(p.mode, x.status, x.header, x.body)
+	var poll target.Message
+	unpollable := ""
+	if answer.Kind == target.Accepted && p.mode == tandem.Async && !calledBack {
+		var err error
+		if poll, err = r.target.PollRequest(answer, r.client.uri(message)); err != nil {
+			answer.Kind, answer.Category, unpollable = target.BadAnswer, CategoryBadAnswer, err.Error()
+		}
+	}
 	if answer.Kind == target.BadAnswer || answer.Kind == target.Rejected && x.status != http.StatusTooManyRequests {
-		r.refusals[p.arm].CompareAndSwap(nil, &refusal{x.status, reasonIn(x.body)})
+		r.refusals[p.arm].CompareAndSwap(nil, &refusal{x.status, cmp.Or(unpollable, reasonIn(x.body))})
 	}
 	r.client.done(x)
 	r.answered(p, x, answer)
@@ -60,14 +69,15 @@ func (r *run) send(ctx context.Context, p planned, settled chan<- struct{}) (awa
 	case calledBack:
 		r.book.refused(p.seq)
 	case p.mode == tandem.Async && accepted:
-		r.poll(ctx, p, answer)
+		r.poll(ctx, p, poll, answer.ID)
 	}
 	return false
 }
 
-// refusal is an answer that did not take a request, as an example of its kind.
+// refusal is an answer that did not take a request, or did not tell its outcome,
+// as an example of its kind.
 type refusal struct {
-	status int
+	status int    // 0: no answer came
 	reason string // in one line
 }
 
@@ -84,6 +94,11 @@ func reasonIn(body []byte) string {
 	if err := json.Unmarshal(body, &problem); err == nil && problem.Detail != "" {
 		text = problem.Detail
 	}
+	return clean(text)
+}
+
+// clean makes one line of a text, of at most maxReason runes.
+func clean(text string) string {
 	plain := strings.Join(strings.FieldsFunc(text, func(c rune) bool { return unicode.IsSpace(c) || !unicode.IsPrint(c) || c == utf8.RuneError }), " ")
 	if runes := []rune(plain); len(runes) > maxReason {
 		return string(runes[:maxReason]) + "..."
@@ -91,12 +106,15 @@ func reasonIn(body []byte) string {
 	return plain
 }
 
-// warning tells of the refusal of a request of the mode.
-func (f *refusal) warning(mode tandem.Mode) string {
-	if f.reason == "" {
-		return fmt.Sprintf("The first %s request that was not taken was answered with %d, and no reason.", mode, f.status)
+// String is the status, and the reason if there is one.
+func (f *refusal) String() string {
+	switch {
+	case f.status == 0:
+		return "not answered: " + f.reason
+	case f.reason == "":
+		return fmt.Sprintf("answered with %d, and no reason", f.status)
 	}
-	return fmt.Sprintf("The first %s request that was not taken was answered with %d: \"%s\".", mode, f.status, f.reason)
+	return fmt.Sprintf("answered with %d: \"%s\"", f.status, f.reason)
 }
 
 // lost records a request that no answer came to.
@@ -124,7 +142,7 @@ func (r *run) lost(p planned, x exchange, calledBack bool) {
 // giveUp notes that it is not known whether a callback is due.
 func (r *run) giveUp(p planned) {
 	if r.book.lost(p.seq) {
-		r.received.unacknowledged.Add(1)
+		r.received.correct(func(c *Callbacks) { c.OfUnacknowledged++ })
 	}
 }
 
@@ -167,34 +185,26 @@ func (r *run) answered(p planned, x exchange, answer target.Answer) {
 
 // acknowledged joins a 202 with its callback, if that is here already.
 func (r *run) acknowledged(p planned, x exchange, answer target.Answer) (awaiting bool) {
-	j, ok, wrongID := r.book.accepted(p.seq, answer.ID, x.answered)
+	complete, wrongID := r.book.accepted(p.seq, answer.ID, x.answered)
 	if wrongID {
-		r.received.verified.Add(-1)
-		r.received.malformed.Add(1)
+		r.received.correct(func(c *Callbacks) { c.Verified--; c.Malformed++ })
 	}
-	if ok {
-		r.completed(j)
-	}
-	return !ok
-}
-
-// came takes a verified callback from the receiver.
-func (r *run) came(seq int, c callback) arrivalKind {
-	kind, j := r.book.came(seq, c)
-	if kind == first {
-		r.completed(j)
-	}
-	return kind
+	return !complete
 }
 
 // completed records an async request that was acknowledged and called back.
 func (r *run) completed(j joined) {
+	if j.givenUp {
+		r.overlong.Add(1)
+	}
+	early := j.first < j.answered
+	if early {
+		r.received.correct(func(c *Callbacks) { c.Early++ })
+	}
 	r.recorder.record(func(t *tally) {
 		t.verification.record(j.verified - j.first)
-		if j.first >= j.answered {
+		if !early {
 			t.callbackLag.record(j.first - j.answered)
-		} else {
-			r.received.early.Add(1)
 		}
 		t.arms[1].outcome(j.callback.completed, j.verified-j.at, r.recorder.inWindow(j.verified))
 	})
@@ -223,35 +233,54 @@ const (
 
 // poll asks for the outcome of an accepted request until it is there, or
 // Options.Drain or the run is over.
-func (r *run) poll(ctx context.Context, p planned, answer target.Answer) {
+func (r *run) poll(ctx context.Context, p planned, poll target.Message, id string) {
 	r.polling.Add(1)
 	defer r.polling.Add(-1)
 	deadline := r.now() + r.opts.Drain
+	var failed *refusal // the last poll
 	for pause := shortestPause; r.now() < deadline && ctx.Err() == nil; pause = min(2*pause, longestPause) {
 		asked := r.now()
-		if outcome, done := r.ask(answer); done {
+		var outcome target.Outcome
+		var done bool
+		if outcome, done, failed = r.ask(poll, id); done {
 			r.recorder.record(func(t *tally) {
 				t.arms[p.arm].outcome(outcome.Completed, r.now()-p.at, r.recorder.inWindow(r.now()))
 			})
 			return
 		}
-		if held := r.now() - asked; held < pause {
-			time.Sleep(pause - held)
+		select {
+		case <-time.After(pause - (r.now() - asked)): // at once, if the service has held its answer for as long
+		case <-ctx.Done():
 		}
 	}
-	r.missing.add(answer.ID, p.seq)
+	r.missing.add(id, p.seq)
+	if ctx.Err() != nil {
+		return
+	}
+	r.gaveUp.Add(1)
+	if failed != nil {
+		r.unpolled.CompareAndSwap(nil, failed)
+	} else {
+		r.overlong.Add(1)
+	}
 }
 
-// ask polls once. An answer that is no outcome is worth another try.
-func (r *run) ask(answer target.Answer) (o target.Outcome, done bool) {
-	x := r.poller.write(r.target.PollRequest(answer))
+// ask polls once. failed is nil if it has told the outcome, or that there is none
+// yet; what is wrong with it is worth another try.
+func (r *run) ask(poll target.Message, id string) (o target.Outcome, done bool, failed *refusal) {
+	x := r.poller.write(poll)
 	if x.err == nil {
 		r.poller.read(&x)
 	}
 	defer r.poller.done(x)
 	if x.err != nil {
-		return o, false
+		return o, false, &refusal{0, x.err.Error()}
 	}
-	o, done = r.target.SortPoll(x.status, x.body)
-	return o, done && (o.ID == "" || o.ID == answer.ID)
+	switch o, done = r.target.SortPoll(x.status, x.body); {
+	case done && o.ID != "" && o.ID != id:
+		return o, false, &refusal{x.status, "the outcome of another request, " + clean(o.ID)}
+	case !done && (x.status != http.StatusOK || !json.Valid(x.body)):
+		return o, false, &refusal{x.status, reasonIn(x.body)}
+	}
+	return o, done, nil
 }

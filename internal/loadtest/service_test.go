@@ -118,8 +118,14 @@ func (f *faulty) send(url, id string, kind webhook.EventType, edit func(*http.Re
 
 // options have short waits for what will not come.
 func (f *faulty) options() Options {
-	return Options{URL: f.url, Secret: target.StandardSecret(f.secret), Timeout: 5 * time.Second, Drain: 300 * time.Millisecond}
+	return Options{
+		URL: f.url, Secret: target.StandardSecret(f.secret), Timeout: 5 * time.Second, Drain: 300 * time.Millisecond,
+		calibration: calibrated(),
+	}
 }
+
+// calibrated is a generator that is fast enough for any test.
+func calibrated() *calibration { return &calibration{ceiling: 20_000, floor: newLatency()} }
 
 // run runs spec against the faulty service.
 func (f *faulty) run(spec Spec) *Result {

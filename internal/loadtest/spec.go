@@ -23,7 +23,7 @@ type Spec struct {
 	Requests    int `json:"requests,omitempty"`
 	Concurrency int `json:"concurrency,omitempty"`
 	// Of a comparison: so many pairs of blocks, one of each arm, in random
-	// order; of an A/A test both arms are sync.
+	// order; of an A/A test both arms are sync. 0: it is no comparison.
 	Pairs int  `json:"pairs,omitempty"`
 	AA    bool `json:"aa,omitempty"`
 
@@ -50,6 +50,7 @@ const (
 	MaxRequests    = 20_000_000
 	MaxConcurrency = 10_000
 	MaxRate        = 100_000
+	FewestPairs    = 10 // that an interval of a comparison needs
 )
 
 // Check returns all that is wrong with the Spec, joined. Each fault begins with
@@ -72,6 +73,9 @@ func (s Spec) Check() error {
 	if !s.Open() {
 		within("requests", s.Requests, 1, MaxRequests)
 		within("concurrency", s.Concurrency, 1, MaxConcurrency)
+		if s.Pairs != 0 && (s.Pairs < FewestPairs || s.Pairs > s.Requests/2) {
+			fault("pairs must be from %d to half of --requests, is %d", FewestPairs, s.Pairs)
+		}
 		return errors.Join(faults...)
 	}
 	for _, rate := range []struct {

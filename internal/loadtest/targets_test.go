@@ -2,6 +2,7 @@ package loadtest
 
 import (
 	"bytes"
+	"context"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/hex"
@@ -11,6 +12,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -125,7 +127,7 @@ func TestAnAPIWithGitHubSignatures(t *testing.T) {
 			described, secret := example(t, "github-style.yaml", "webhook key")
 			jobs := spec(40)
 			jobs.Concurrency = 20 // each waits in vain for a forged callback
-			result, err := Run(t.Context(), jobs, Options{URL: server.URL, Target: described, Secret: secret, Drain: time.Second})
+			result, err := Run(t.Context(), jobs, Options{URL: server.URL, Target: described, Secret: secret, Drain: 300 * time.Millisecond, calibration: calibrated()})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -173,7 +175,7 @@ func reports(t *testing.T, secret webhook.Secret) http.Handler {
 			webhook.Sign(header, id, time.Now(), body, secret)
 			deliver(t, sent.Notify.URL, header, body)
 		}
-		w.Header().Set("Location", "/states/"+strings.ReplaceAll(id, "/", "%2F")+"?of=report")
+		w.Header().Set("Location", "states/"+strings.ReplaceAll(id, "/", "%2F")+"?of=report") // beside reports
 		w.WriteHeader(http.StatusAccepted)
 		fmt.Fprintf(w, `{"report":%q}`, id)
 	})
@@ -189,13 +191,14 @@ func reports(t *testing.T, secret webhook.Secret) http.Handler {
 }
 
 func TestAnAPIWithStandardWebhooksThatCanBePolled(t *testing.T) {
+	t.Parallel() // it mostly waits
 	secret := webhook.NewSecret()
 	for _, completion := range []Completion{Callback, Poll} {
 		t.Run(string(completion), func(t *testing.T) {
-			server := httptest.NewServer(reports(t, secret))
+			server := httptest.NewServer(http.StripPrefix("/api/v1", reports(t, secret)))
 			defer server.Close()
 			described, parsed := example(t, "report-service.yaml", secret.Reveal())
-			result, err := Run(t.Context(), spec(20), Options{URL: server.URL, Target: described, Secret: parsed, Completion: completion})
+			result, err := Run(t.Context(), spec(20), Options{URL: server.URL + "/api/v1", Target: described, Secret: parsed, Completion: completion, calibration: calibrated()})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -211,5 +214,133 @@ func TestAnAPIWithStandardWebhooksThatCanBePolled(t *testing.T) {
 				t.Errorf("callbacks %+v, service %+v, want %d early ones", c, result.Service, callbacks)
 			}
 		})
+	}
+}
+
+// TestPollsThatFailAreExplained: requests whose outcome cannot be asked for are
+// missing, or were not taken at all, and the report can say why.
+func TestPollsThatFailAreExplained(t *testing.T) {
+	answering := func(status int, body string) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(status)
+			io.WriteString(w, body)
+		}
+	}
+	for name, row := range map[string]struct {
+		location string
+		state    http.HandlerFunc
+		want     Ledger // beside Planned and Sent
+		warning  string
+	}{
+		"without a key": {"state", answering(401, `{"detail":"no key"}`), Ledger{Accepted: 1, Missing: 1},
+			`The first accepted request that was polled for in vain was last answered with 401: "no key".`},
+		"by a page": {"state", answering(200, `<html>`), Ledger{Accepted: 1, Missing: 1},
+			`The first accepted request that was polled for in vain was last answered with 200: "<html>".`},
+		"by another request's outcome": {"state", answering(200, `{"report":"b","state":"ready"}`), Ledger{Accepted: 1, Missing: 1},
+			`The first accepted request that was polled for in vain was last answered with 200: "the outcome of another request, b".`},
+		"by no answer": {"state", func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, Ledger{Accepted: 1, Missing: 1},
+			"The first accepted request that was polled for in vain was last not answered: "},
+		"without a Location": {"", nil, Ledger{Errored: 1},
+			`The first async request that was not taken was answered with 202: "there is no Location to poll".`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel() // it mostly waits
+			mux := http.NewServeMux()
+			mux.HandleFunc("POST /reports", func(w http.ResponseWriter, _ *http.Request) {
+				if row.location != "" {
+					w.Header().Set("Location", row.location)
+				}
+				w.WriteHeader(http.StatusAccepted)
+				io.WriteString(w, `{"report":"a"}`)
+			})
+			if row.state != nil {
+				mux.HandleFunc("GET /state", row.state)
+			}
+			server := httptest.NewServer(mux)
+			t.Cleanup(server.Close)
+			described, _ := example(t, "report-service.yaml", webhook.NewSecret().Reveal())
+			one := spec(1)
+			one.SyncRatio = 0
+			result, err := Run(t.Context(), one, Options{URL: server.URL, Target: described, Completion: Poll, Drain: 200 * time.Millisecond, calibration: calibrated()})
+			if err != nil {
+				t.Fatal(err)
+			}
+			row.want.Planned, row.want.Sent = 1, 1
+			if result.Async.Ledger != row.want {
+				t.Errorf("the ledger is %+v, want %+v", result.Async.Ledger, row.want)
+			}
+			if !slices.ContainsFunc(result.Warnings, func(w string) bool { return strings.HasPrefix(w, row.warning) }) {
+				t.Errorf("the warnings are %q, want %q", result.Warnings, row.warning)
+			}
+		})
+	}
+}
+
+// TestAPollThatIsHeldDoesNotHoldTheEnd: a service that holds its answer until
+// there is an outcome must not keep a run that is interrupted.
+func TestAPollThatIsHeldDoesNotHoldTheEnd(t *testing.T) {
+	t.Parallel() // it mostly waits
+	ctx, cancel := context.WithCancel(t.Context())
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /reports", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Location", "state")
+		w.WriteHeader(http.StatusAccepted)
+		io.WriteString(w, `{"report":"a"}`)
+	})
+	mux.HandleFunc("GET /state", func(_ http.ResponseWriter, r *http.Request) {
+		cancel()
+		select { // longer than anybody waits who was interrupted
+		case <-r.Context().Done():
+		case <-time.After(time.Minute):
+			t.Error("the poll was held to its end")
+		}
+	})
+	server := httptest.NewServer(mux)
+	t.Cleanup(server.Close)
+	described, _ := example(t, "report-service.yaml", webhook.NewSecret().Reveal())
+	one := spec(10)
+	one.SyncRatio = 0
+	result, err := Run(ctx, one, Options{URL: server.URL, Target: described, Completion: Poll, Timeout: 5 * time.Minute, calibration: calibrated()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if l := result.Async.Ledger; l.Balance() != nil || l.Missing == 0 {
+		t.Errorf("the ledger is %+v, want some missing", l)
+	}
+	if len(result.Void) != 1 {
+		t.Errorf("void as %q, want that it was interrupted", result.Void)
+	}
+}
+
+// TestWhatIsPolledForTooShortIsSaid: what is not over when nobody waits for it any
+// longer may be completed all the same, and in a closed run it is outstanding
+// beside the next one.
+func TestWhatIsPolledForTooShortIsSaid(t *testing.T) {
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /reports", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Location", "state")
+		w.WriteHeader(http.StatusAccepted)
+		io.WriteString(w, `{"report":"a"}`)
+	})
+	mux.HandleFunc("GET /state", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, `{"report":"a","state":"making"}`) })
+	server := httptest.NewServer(mux)
+	t.Cleanup(server.Close)
+	described, _ := example(t, "report-service.yaml", webhook.NewSecret().Reveal())
+	run := func(s Spec) *Result {
+		s.SyncRatio = 0
+		result, err := Run(t.Context(), s, Options{URL: server.URL, Target: described, Completion: Poll, Drain: 100 * time.Millisecond, calibration: calibrated()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return result
+	}
+	closed := spec(2)
+	closed.Concurrency = 1
+	if got := run(closed); len(got.Void) != 1 || !strings.Contains(got.Void[0], "went on: 2.") {
+		t.Errorf("void as %q, want that two were under way", got.Void)
+	}
+	open := open200(50 * time.Millisecond)
+	if got := run(open); !slices.ContainsFunc(got.Warnings, func(w string) bool { return strings.Contains(w, "still under way: 10.") }) {
+		t.Errorf("the warnings are %q, want that ten were under way", got.Warnings)
 	}
 }

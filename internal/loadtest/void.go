@@ -92,12 +92,12 @@ func (r *Result) voids(slos []SLO) []void {
 
 func (r *Result) arms() []Arm { return []Arm{r.Sync, r.Async} }
 
-// offered is the highest rate of an open run, in work for the generator.
-func (s Spec) offered() float64 { return max(s.Rate, s.RateTo) * s.work() }
+// offered is the highest rate of an open run, in messages for the generator.
+func (s Spec) offered() float64 { return max(s.Rate, s.RateTo) * s.messages() }
 
-// work is how much of it a request makes for the generator: a sync one counts
+// messages is how many of them a request is for the generator: a sync one counts
 // once, an async one twice, as its callback has to be received.
-func (s Spec) work() float64 { return 2 - s.SyncRatio }
+func (s Spec) messages() float64 { return 2 - s.SyncRatio }
 
 // lagBound is how late the generator may be. Lag is part of every response
 // time, so it must be small beside the smallest latency that is to be told.
@@ -139,9 +139,9 @@ func (r *Result) warnings(slos []SLO) []string {
 		add("The generator was %s late, and that is part of the response times: it shares the processor with the service.", text)
 	}
 	for _, arm := range r.arms() {
-		if sent, ceiling := arm.work(), r.Generator.Ceiling; !r.Spec.Open() && ceiling > 0 && sent > maxCeiling*ceiling {
+		if made, ceiling := arm.messages(), r.Generator.Ceiling; !r.Spec.Open() && ceiling > 0 && made > maxCeiling*ceiling {
 			add("The throughput of %s is a lower bound: it made %.4g/s for the generator to handle, more than half of "+
-				"the %.4g/s that it can.", arm.Mode, sent, ceiling)
+				"the %.4g/s that it can.", arm.Mode, made, ceiling)
 		}
 	}
 	for _, w := range r.LittleLaw {
@@ -162,9 +162,9 @@ func (r *Result) warnings(slos []SLO) []string {
 	return found
 }
 
-// work is how many messages per second an arm of a closed run made for the
-// generator, as Spec.work counts them.
-func (a Arm) work() float64 {
+// messages is how many per second an arm of a closed run made for the generator,
+// as Spec.messages counts them.
+func (a Arm) messages() float64 {
 	sent, _ := per(a.Ledger.Sent, a.Window)
 	if a.Mode == tandem.Async {
 		return 2 * sent

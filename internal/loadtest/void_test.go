@@ -243,6 +243,7 @@ func TestExitCodes(t *testing.T) {
 		{"no rate passed", search(Capacity{Failed: 1}, Capacity{Passed: 100}), ExitMissed},
 		{"nothing could be measured", search(Capacity{Failed: 1}, Capacity{}), ExitVoid},
 		{"nothing was searched", search(), ExitVoid},
+		{"a search that was ended", &File{Search: &Search{Capacities: []Capacity{{Passed: 9, Failed: 10, Confirmed: true}}, Void: []string{"interrupted"}}}, ExitVoid},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if got := c.of.Exit(); got != c.want {

@@ -32,10 +32,13 @@ func largeBodies(ctx context.Context, c *client) error {
 			c.refused(ctx, "compressed", exchange{method: "POST", path: path, body: "x", header: []string{"Content-Encoding", "gzip"}}, 415))
 	}
 	status, err := c.raw(ctx, c.head("POST", "/sync", "Content-Type: application/json", "Content-Length: 9999999999999")+"\r\n")
-	if err == nil && status != 413 && status != 400 {
-		err = fmt.Errorf("10 TB announced: answers %d, want 413", status)
+	switch {
+	case err != nil:
+		faults = append(faults, fmt.Errorf("10 TB announced: %w", err))
+	case status != 413 && status != 400:
+		faults = append(faults, fmt.Errorf("10 TB announced: answers %d, want 413", status))
 	}
-	return errors.Join(append(faults, err)...)
+	return errors.Join(faults...)
 }
 
 func malformedBodies(ctx context.Context, c *client) error {

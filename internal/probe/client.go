@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -233,27 +234,25 @@ func submission(members string) string {
 }
 
 // raw sends bytes on a connection of its own, and returns the status answered;
-// 0 if the connection was closed without an answer.
+// 0 if the connection was closed without an answer. That neither happened within
+// the client's patience is an error.
 func (c *client) raw(ctx context.Context, message string) (status int, err error) {
 	conn, err := c.dial(ctx)
 	if err != nil {
 		return 0, err
 	}
 	defer conn.Close()
-	if _, err := io.WriteString(conn, message); err != nil {
-		return 0, nil // closed on us: that is a refusal
+	if _, err = io.WriteString(conn, message); err == nil {
+		var res *http.Response
+		if res, err = http.ReadResponse(bufio.NewReader(conn), nil); err == nil {
+			res.Body.Close()
+			return res.StatusCode, nil
+		}
 	}
-	return readStatus(conn), nil
-}
-
-// readStatus reads the status of an answer; 0 if there is none.
-func readStatus(conn net.Conn) int {
-	res, err := http.ReadResponse(bufio.NewReader(conn), nil)
-	if err != nil {
-		return 0
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return 0, fmt.Errorf("neither answered nor closed within %v", c.target.Patience)
 	}
-	res.Body.Close()
-	return res.StatusCode
+	return 0, nil // closed on us: that is a refusal
 }
 
 // dial opens a connection whose reads end with the client's patience.

@@ -1,10 +1,12 @@
 package probe
 
 import (
+	"context"
 	"crypto/tls"
 	"encoding/json"
 	"io"
 	"log"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -117,6 +119,65 @@ func TestWhatCannotBeProbedIsSaidBefore(t *testing.T) {
 	} {
 		if _, err := Connect(t.Context(), row.target); err == nil || !strings.Contains(err.Error(), row.want) {
 			t.Errorf("%s: %v, want %q", row.what, err, row.want)
+		}
+	}
+}
+
+// An instance that leaves a connection hanging has not closed it.
+func TestAHangIsNoRefusal(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { listener.Close() })
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				_, _ = io.Copy(io.Discard, conn) // whatever it says, and no answer
+				conn.Close()
+			}()
+		}
+	}()
+	c, err := newClient(Target{URL: "http://" + listener.Addr().String(), Patience: 200 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, run := range map[string]func(context.Context, *client) error{
+		"framing": framing, "slow headers": slowHeaders, "large headers": largeHeaders,
+	} {
+		if err := run(t.Context(), c); err == nil || !strings.Contains(err.Error(), "200ms") {
+			t.Errorf("%s: %v, want that nothing came within 200ms", name, err)
+		}
+	}
+}
+
+// One that closes it has refused.
+func TestAClosedConnectionIsARefusal(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { listener.Close() })
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			conn.Close()
+		}
+	}()
+	c, err := newClient(Target{URL: "http://" + listener.Addr().String(), Patience: 30 * time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, run := range map[string]func(context.Context, *client) error{"framing": framing, "large headers": largeHeaders} {
+		if err := run(t.Context(), c); err != nil {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }

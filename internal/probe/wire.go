@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/netip"
+	"os"
 	"regexp"
 	"strings"
 	"time"
@@ -166,11 +167,12 @@ func framing(ctx context.Context, c *client) error {
 		{"two hosts", c.head("GET", "/requests", "Host: other.example") + "\r\n"},
 		{"a line break within a header", c.head("GET", "/requests", "X-Probe: a\rb") + "\r\n"},
 	} {
-		status, err := c.raw(ctx, m.message)
-		if err == nil && status != 0 && (status < 400 || status >= 500) && status != http.StatusNotImplemented {
-			err = fmt.Errorf("%s: answers %d, want 400", m.what, status)
+		switch status, err := c.raw(ctx, m.message); {
+		case err != nil:
+			faults = append(faults, fmt.Errorf("%s: %w", m.what, err))
+		case status != 0 && (status < 400 || status >= 500) && status != http.StatusNotImplemented:
+			faults = append(faults, fmt.Errorf("%s: answers %d, want 400", m.what, status))
 		}
-		faults = append(faults, err)
 	}
 	return errors.Join(faults...)
 }
@@ -181,11 +183,10 @@ func slowHeaders(ctx context.Context, c *client) error {
 		return err
 	}
 	defer conn.Close()
-	began := time.Now()
-	cutOff := make(chan struct{})
+	ended := make(chan error, 1)
 	go func() {
-		defer close(cutOff)
-		_, _ = io.Copy(io.Discard, conn) // until it is closed, by them or by us
+		_, err := io.Copy(io.Discard, conn) // until it is closed, or the patience is at its end
+		ended <- err
 	}()
 	if _, err := io.WriteString(conn, c.head("GET", "/requests")+"X-Slow: "); err != nil {
 		return err
@@ -194,18 +195,13 @@ func slowHeaders(ctx context.Context, c *client) error {
 	defer drip.Stop()
 	for {
 		select {
-		case <-cutOff:
-			if time.Since(began) >= c.target.Patience {
+		case err := <-ended:
+			if errors.Is(err, os.ErrDeadlineExceeded) {
 				return fmt.Errorf("a connection that sends its headers byte by byte is still open after %v", c.target.Patience)
 			}
 			return nil
 		case <-drip.C:
-			if _, err := io.WriteString(conn, "a"); err != nil {
-				<-cutOff
-				if time.Since(began) < c.target.Patience {
-					return nil
-				}
-			}
+			_, _ = io.WriteString(conn, "a") // once it is closed, the reader says so
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -214,8 +210,11 @@ func slowHeaders(ctx context.Context, c *client) error {
 
 func largeHeaders(ctx context.Context, c *client) error {
 	status, err := c.raw(ctx, c.head("GET", "/requests", "X-Large: "+strings.Repeat("a", 1<<20))+"\r\n")
-	if err == nil && status != 0 && status != 431 && status != 400 {
-		err = fmt.Errorf("1 MiB of headers answers %d, want 431", status)
+	switch {
+	case err != nil:
+		return fmt.Errorf("1 MiB of headers: %w", err)
+	case status != 0 && status != 431 && status != 400:
+		return fmt.Errorf("1 MiB of headers answers %d, want 431", status)
 	}
-	return err
+	return nil
 }

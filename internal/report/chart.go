@@ -68,8 +68,8 @@ func charts(files []*loadtest.File) []chart {
 			add(ratios(f.Compare, i, numbered(files, i)))
 		}
 	}
-	add(percentiles("response", "Response latency by percentile", all, func(a loadtest.Arm) loadtest.Latency { return a.Response }))
-	add(percentiles("completion", "Completion latency by percentile", all, func(a loadtest.Arm) loadtest.Latency { return a.Completion }))
+	add(percentiles("Response latency by percentile", all, func(a loadtest.Arm) loadtest.Latency { return a.Response }))
+	add(percentiles("Completion latency by percentile", all, func(a loadtest.Arm) loadtest.Latency { return a.Completion }))
 	add(timelines(files, all)...)
 	for i, f := range files {
 		if f.Search != nil {
@@ -101,8 +101,8 @@ func allVoid(all []side) bool {
 // percentiles is the curve of a latency: at x stands the percentile q with
 // 10^x = 1/(1-q), so that each further nine takes as much room. It is drawn as
 // far as there are samples to tell.
-func percentiles(id, title string, all []side, of func(loadtest.Arm) loadtest.Latency) chart {
-	c := chart{ID: id, Title: title, Open: true, Void: allVoid(all),
+func percentiles(title string, all []side, of func(loadtest.Arm) loadtest.Latency) chart {
+	c := chart{Title: title, Open: true, Void: allVoid(all),
 		Note: "From the planned time of a request. Each curve ends where there are too few samples to tell."}
 	c.Plot = plot{Kind: "percentile", Unit: "s", Log: true}
 	const steps, nines = 20, 5

@@ -22,15 +22,23 @@ func metrics(c *loadtest.Comparison) table {
 		{Label: "ratio"}, {Label: "95 % interval"}, {Label: "B is"},
 	}}
 	var rows []row
+	unmeasured := map[string][]string{} // metrics by the reason why they were not measured
+	var reasons []string
 	for _, m := range c.Metrics {
 		if m.Verdict == loadtest.Unmeasured {
 			rows = append(rows, row{Name: m.Name, Cells: []string{without, without, without, without, notMeasured}, Class: "void"})
-			t.Notes = append(t.Notes, m.Name+" was not measured: "+m.Reason+".")
+			if unmeasured[m.Reason] == nil {
+				reasons = append(reasons, m.Reason)
+			}
+			unmeasured[m.Reason] = append(unmeasured[m.Reason], m.Name)
 			continue
 		}
 		rows = append(rows, row{Name: m.Name, Cells: []string{
 			inUnit(m.A, m.Unit), inUnit(m.B, m.Unit), ratio(m.Ratio), interval(m), shorten(string(m.Verdict), 14),
 		}})
+	}
+	for _, reason := range reasons {
+		t.Notes = append(t.Notes, fmt.Sprintf("%s: not measured; %s.", strings.Join(unmeasured[reason], ", "), reason))
 	}
 	t.Groups = []group{{Rows: rows}}
 	return t

@@ -134,17 +134,9 @@ func (t *sheet) unsuccessful() {
 }
 
 func (t *sheet) throughput() {
-	perSecond := func(of func(loadtest.Arm) (float64, bool)) func(side) string {
-		return func(s side) string {
-			if v, ok := of(s.arm); ok {
-				return rate(v)
-			}
-			return notMeasured
-		}
-	}
 	t.section("Throughput")
-	t.row("completed per second", perSecond(loadtest.Arm.Throughput))
-	t.row("accepted per second", perSecond(loadtest.Arm.Accepted))
+	t.row("completed per second", func(s side) string { return perSecond(s.arm.Throughput()) })
+	t.row("accepted per second", func(s side) string { return perSecond(s.arm.Accepted()) })
 	t.row("counted over", func(s side) string {
 		if s.arm.Window <= 0 {
 			return notMeasured
@@ -192,9 +184,10 @@ func (t *sheet) callbacks() {
 	latency("verification, p99", 0.99, lag(func(c loadtest.Callbacks) loadtest.Latency { return c.Verification }))
 }
 
-// service is what a local one used. Nothing can be known of a remote one.
+// service is what a local one used for each mode. Nothing can be known of a remote
+// one, nor of the parts of two modes that run at once.
 func (t *sheet) service() {
-	if !t.some(func(s side) bool { return s.run.Service.Local || s.arm.Usage != nil }) {
+	if !t.some(func(s side) bool { return s.run.Service.Local && !s.run.Spec.Open() || s.arm.Usage != nil }) {
 		return
 	}
 	t.section("The service's process")
@@ -207,12 +200,7 @@ func (t *sheet) service() {
 		}
 		return notMeasured
 	})
-	t.row("share of all CPUs", func(s side) string {
-		if v, ok := processorShare(s.arm.Usage, s.cpus); ok {
-			return share(v)
-		}
-		return notMeasured
-	})
+	t.row("share of all CPUs", func(s side) string { return part(processorShare(s.arm.Usage, s.cpus)) })
 	t.row("largest resident memory", func(s side) string { return memory(s.arm.Usage) })
 }
 

@@ -21,6 +21,8 @@ const (
 // duration writes three digits and a unit.
 func duration(d time.Duration) string {
 	switch v := d.Abs(); {
+	case v == 0:
+		return "0 s"
 	case v >= time.Second:
 		return digits(d.Seconds()) + " s"
 	case v >= time.Millisecond:
@@ -51,6 +53,14 @@ func rate(perSecond float64) string {
 		return notMeasured
 	}
 	return digits(perSecond) + " /s"
+}
+
+// perSecond writes a rate, or that there is none.
+func perSecond(v float64, ok bool) string {
+	if !ok {
+		return notMeasured
+	}
+	return rate(v)
 }
 
 // digits writes a number with three digits, and whole ones beyond.
@@ -97,6 +107,15 @@ func share(v float64) string {
 	}
 	text := fmt.Sprintf("%.2f", 100*v)
 	return strings.TrimSuffix(strings.TrimSuffix(text, "0"), ".0") + " %"
+}
+
+// part writes a share that was measured, to as many digits as other figures, or
+// that there is none.
+func part(v float64, ok bool) string {
+	if !ok || !finite(v) {
+		return notMeasured
+	}
+	return digits(100*v) + " %"
 }
 
 func finite(v float64) bool { return !math.IsNaN(v) && !math.IsInf(v, 0) }

@@ -58,7 +58,7 @@ type page struct {
 	UplotCSS, PageCSS template.CSS
 	UplotJS, PageJS   template.JS
 	License           string
-	Title, Lead       string
+	Title             string
 	Several, Void     bool
 	Files             []pageFile
 	Tiles             []tile
@@ -73,6 +73,8 @@ type pageFile struct {
 	Number              int
 	Name, Title, Tandem string
 	Void                []string
+	Banner              string // what Void makes of it
+	Counts              bool   // its findings count, whatever is in Void
 	Facts               []fact
 	Findings            []string // of a comparison or a search
 	Insights            []Insight
@@ -125,7 +127,8 @@ func newPage(names []string, files []*loadtest.File) page {
 }
 
 func newPageFile(number int, name string, f *loadtest.File) pageFile {
-	p := pageFile{Number: number, Name: name, Title: titleOf(f), Tandem: f.Tandem, Void: voids(f), Facts: facts(f), Insights: Insights(f)}
+	p := pageFile{Number: number, Name: name, Title: titleOf(f), Tandem: f.Tandem, Void: voids(f), Banner: banner(f),
+		Counts: len(voids(f)) == 0 || f.Search != nil, Facts: facts(f), Insights: Insights(f)}
 	if f.Compare != nil {
 		p.Findings = compared(f)
 	}
@@ -146,12 +149,6 @@ func newPageFile(number int, name string, f *loadtest.File) pageFile {
 }
 
 func tiles(all []side) []tile {
-	throughput := func(s side) string {
-		if v, ok := s.arm.Throughput(); ok {
-			return rate(v)
-		}
-		return notMeasured
-	}
 	var made []tile
 	for _, t := range []struct {
 		name string
@@ -160,7 +157,7 @@ func tiles(all []side) []tile {
 		{"Response, median", func(s side) string { return percentile(s.arm.Response, 0.5) }},
 		{"Response, p99", func(s side) string { return percentile(s.arm.Response, 0.99) }},
 		{"Completion, p99", func(s side) string { return percentile(s.arm.Completion, 0.99) }},
-		{"Completed per second", throughput},
+		{"Completed per second", func(s side) string { return perSecond(s.arm.Throughput()) }},
 	} {
 		one := tile{Name: t.name}
 		for _, s := range all {

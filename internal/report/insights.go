@@ -133,9 +133,9 @@ func throughput(sync, async side) (Insight, bool) {
 	i := Insight{Because: fmt.Sprintf("completed per second: sync %s, async %s", rate(a), rate(b))}
 	switch ratio := b / a; {
 	case ratio > 1+equivalent:
-		i.Text = fmt.Sprintf("Async completed %.0f %% more per second.", 100*(ratio-1))
+		i.Text = fmt.Sprintf("Async completed %.0f %% more per second in this run; compare tells whether that is chance.", 100*(ratio-1))
 	case ratio < 1-equivalent:
-		i.Text = fmt.Sprintf("Async completed %.0f %% less per second: that is the price of its records and callbacks.", 100*(1-ratio))
+		i.Text = fmt.Sprintf("Async completed %.0f %% less per second in this run: its records and callbacks have a price. How much of it is chance, compare tells.", 100*(1-ratio))
 	default:
 		i.Text = "Both completed as much per second: the same work in the same slots. How fast requests are accepted is not throughput."
 	}

@@ -10,8 +10,10 @@ import (
 // wideTerminal is how many columns the small table of Live needs.
 const wideTerminal = 90
 
-// Live is how far a run is, for a terminal so wide: one line, or the lines of a
-// small table. Since is the Progress before, for the rate.
+// Live is how far a run is. For a terminal so wide it is some lines, none of
+// which reaches its last column, so that none goes on in the next line; without
+// a terminal, of width 0, it is one line. Since is the Progress before, for the
+// rate.
 func Live(p, since loadtest.Progress, width int) []string {
 	sent := p.Sync.Sent + p.Async.Sent
 	perSecond := "- /s"
@@ -28,14 +30,22 @@ func Live(p, since loadtest.Progress, width int) []string {
 		}
 		return "-"
 	}
-	if width < wideTerminal {
-		return []string{head + fmt.Sprintf("  p50 %s | %s  p99 %s | %s",
-			latency(p.Sync, 0.5), latency(p.Async, 0.5), latency(p.Sync, 0.99), latency(p.Async, 0.99))}
+	both := fmt.Sprintf("  p50 %s | %s  p99 %s | %s",
+		latency(p.Sync, 0.5), latency(p.Async, 0.5), latency(p.Sync, 0.99), latency(p.Async, 0.99))
+	lines := []string{head, both}
+	switch {
+	case width <= 0:
+		return []string{head + both}
+	case width >= wideTerminal:
+		arm := func(name string, a loadtest.ArmProgress) string {
+			return fmt.Sprintf("  %-6s %8d completed %6d failed   response p50 %9s  p99 %9s", name, a.Completed, a.Failed, latency(a, 0.5), latency(a, 0.99))
+		}
+		lines = []string{head, arm("sync", p.Sync), arm("async", p.Async)}
 	}
-	arm := func(name string, a loadtest.ArmProgress) string {
-		return fmt.Sprintf("  %-6s %8d completed %6d failed   response p50 %9s  p99 %9s", name, a.Completed, a.Failed, latency(a, 0.5), latency(a, 0.99))
+	for i := range lines {
+		lines[i] = shorten(lines[i], width-1)
 	}
-	return []string{head, arm("sync", p.Sync), arm("async", p.Async)}
+	return lines
 }
 
 // reportingApart is how far apart the lines are where nothing can be redrawn.

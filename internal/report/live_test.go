@@ -24,7 +24,8 @@ func TestLiveShowsBothPatterns(t *testing.T) {
 		want  []string
 	}{
 		{"without a terminal", 0, []string{head + "  p50 40.0 ms | 2.00 ms  p99 40.0 ms | -"}},
-		{"on a narrow one", 89, []string{head + "  p50 40.0 ms | 2.00 ms  p99 40.0 ms | -"}},
+		{"on a narrow one", 89, []string{head, "  p50 40.0 ms | 2.00 ms  p99 40.0 ms | -"}},
+		{"on a very narrow one", 30, []string{"  4.0 s  2000 of 3000 sent  …", "  p50 40.0 ms | 2.00 ms  p99…"}},
 		{"on a wide one", 90, []string{
 			head,
 			"  sync        990 completed      3 failed   response p50   40.0 ms  p99   40.0 ms",

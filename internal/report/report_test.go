@@ -114,6 +114,29 @@ func golden(t *testing.T, name, got string) {
 	}
 }
 
+// TestASearchThatWasEndedSaysSoFirst and keeps what it found.
+func TestASearchThatWasEndedSaysSoFirst(t *testing.T) {
+	f := search(t)
+	f.Search.Capacities = f.Search.Capacities[:2]
+	f.Search.Capacities[1] = loadtest.Capacity{Mode: tandem.Async, Passed: 50, Bound: "it was interrupted; capacity is at least 50/s"}
+	f.Search.Void = []string{"The search did not come to its end: it was interrupted."}
+	text := writing(t, func(w io.Writer) error { return Text(w, f) })
+	if !strings.HasPrefix(text, "VOID: NOT ALL WAS MEASURED\n- The search did not come to its end: it was interrupted.\n") {
+		t.Errorf("the report begins with\n%.200s", text)
+	}
+	page := writing(t, func(w io.Writer) error { return HTML(w, []string{"a"}, []*loadtest.File{f}) })
+	for _, want := range []string{"Sync sustains 125 /s", "Async sustains at least 50.0 /s", "it was interrupted"} {
+		for where, report := range map[string]string{"text": text, "page": page} {
+			if !strings.Contains(strings.Join(strings.Fields(report), " "), want) {
+				t.Errorf("the %s does not say %q", where, want)
+			}
+		}
+	}
+	if summary := writing(t, func(w io.Writer) error { return JSON(w, f) }); !strings.Contains(summary, f.Search.Void[0]) {
+		t.Errorf("the summary does not say that it is void: %s", summary)
+	}
+}
+
 // TestACapacityThatCouldNotBeMeasuredIsVoid tells it from one that no rate met.
 func TestACapacityThatCouldNotBeMeasuredIsVoid(t *testing.T) {
 	f := search(t)

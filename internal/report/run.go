@@ -1,6 +1,7 @@
 package report
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"time"
@@ -115,68 +116,26 @@ func machine(e loadtest.Environment, s loadtest.Service) string {
 // generator is the table of what the load generators say of themselves: one
 // column for each file that holds a run.
 func generator(files []*loadtest.File) table {
-	var runs []*loadtest.File
-	t := table{Title: "Load generator and service"}
-	for i, f := range files {
-		if r := result(f); r != nil {
-			runs = append(runs, f)
-			label := "run"
-			if len(files) > 1 {
-				label = fmt.Sprint(i + 1)
-			}
-			t.Columns = append(t.Columns, column{Label: label, Void: len(r.Void) > 0, File: i})
-		}
+	t := sheet{all: runsOf(files)}
+	for i, s := range t.all {
+		t.all[i].label = cmp.Or(strings.TrimSpace(s.label), "run")
 	}
-	if len(runs) == 0 {
-		return t
+	t.section("")
+	for _, p := range []struct {
+		name string
+		q    float64
+	}{{"median", 0.5}, {"p95", 0.95}, {"p99", 0.99}} {
+		t.row("lag behind the plan, "+p.name, func(s side) string { return percentile(s.run.Generator.Lag, p.q) })
 	}
-	var rows []row
-	add := func(name string, of func(f *loadtest.File, r *loadtest.Result) string) {
-		var cells []string
-		for _, f := range runs {
-			cells = append(cells, of(f, result(f)))
-		}
-		rows = append(rows, row{Name: name, Cells: cells})
-	}
-	lag := func(name string, q float64) {
-		add(name, func(_ *loadtest.File, r *loadtest.Result) string { return percentile(r.Generator.Lag, q) })
-	}
-	lag("lag behind the plan, median", 0.5)
-	lag("lag behind the plan, p95", 0.95)
-	lag("lag behind the plan, p99", 0.99)
-	add("lag behind the plan, longest", func(_ *loadtest.File, r *loadtest.Result) string {
-		return statistic(r.Generator.Lag, loadtest.Latency.Max, duration)
+	t.row("lag behind the plan, longest", func(s side) string {
+		return statistic(s.run.Generator.Lag, loadtest.Latency.Max, duration)
 	})
-	add("ceiling, without work", func(_ *loadtest.File, r *loadtest.Result) string {
-		if r.Generator.Ceiling <= 0 {
-			return notMeasured
-		}
-		return rate(r.Generator.Ceiling)
-	})
-	add("noise floor, p99", func(_ *loadtest.File, r *loadtest.Result) string {
-		return percentile(r.Generator.NoiseFloor, 0.99)
-	})
-	add("not sent: saturated", func(_ *loadtest.File, r *loadtest.Result) string {
-		return fmt.Sprint(r.Generator.Saturated)
-	})
-	add("generator's share of all CPUs", func(f *loadtest.File, r *loadtest.Result) string {
-		if v, ok := processorShare(r.Generator.Usage, f.Environment.CPUs); ok {
-			return share(v)
-		}
-		return notMeasured
-	})
-	add("service's share of all CPUs", func(f *loadtest.File, _ *loadtest.Result) string {
-		if v, ok := targetShare(sides(f)); ok {
-			return share(v)
-		}
-		return notMeasured
-	})
-	add("generator's largest memory", func(_ *loadtest.File, r *loadtest.Result) string {
-		return memory(r.Generator.Usage)
-	})
-	add("service's largest memory", func(_ *loadtest.File, r *loadtest.Result) string {
-		return memory(r.Service.Usage)
-	})
-	t.Groups = []group{{Rows: rows}}
-	return t
+	t.row("ceiling, without work", func(s side) string { return perSecond(s.run.Generator.Ceiling, s.run.Generator.Ceiling > 0) })
+	t.row("noise floor, p99", func(s side) string { return percentile(s.run.Generator.NoiseFloor, 0.99) })
+	t.row("not sent: saturated", func(s side) string { return fmt.Sprint(s.run.Generator.Saturated) })
+	t.row("generator's share of all CPUs", func(s side) string { return part(processorShare(s.run.Generator.Usage, s.cpus)) })
+	t.row("service's share of all CPUs", func(s side) string { return part(targetShare(sides(files[s.file]))) })
+	t.row("generator's largest memory", func(s side) string { return memory(s.run.Generator.Usage) })
+	t.row("service's largest memory", func(s side) string { return memory(s.run.Service.Usage) })
+	return table{Title: "Load generator and service", Columns: columns(t.all), Groups: t.groups}
 }

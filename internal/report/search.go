@@ -45,6 +45,18 @@ func capacities(s *loadtest.Search) table {
 	return t
 }
 
+// voidsOfSearch are the reasons why a search ended too soon, and what it could
+// measure at no rate.
+func voidsOfSearch(s *loadtest.Search) []string {
+	reasons := append([]string{}, s.Void...)
+	for i, c := range s.Capacities {
+		if ended := i == len(s.Capacities)-1 && len(s.Void) > 0; c.Passed <= 0 && c.Failed <= 0 && !ended {
+			reasons = append(reasons, found(c))
+		}
+	}
+	return reasons
+}
+
 // sought names what was searched for.
 func sought(mode tandem.Mode, slo string) string {
 	if slo == "" {
@@ -60,34 +72,38 @@ func sought(mode tandem.Mode, slo string) string {
 func searched(s *loadtest.Search) []string {
 	var all []string
 	for _, c := range s.Capacities {
-		what := capital(string(c.Mode))
-		under := "without an objective"
-		if c.SLO != "" {
-			under = "under " + c.SLO
-		}
-		bound := strings.TrimSuffix(strings.TrimSpace(c.Bound), ".")
-		if bound == "" {
-			bound = "the file does not say why"
-		}
-		confirmed := "confirmed by a longer stage"
-		if !c.Confirmed {
-			confirmed = "not confirmed by a longer stage"
-		}
-		switch {
-		case c.Passed <= 0 && c.Failed <= 0:
-			all = append(all, fmt.Sprintf("%s could not be measured at any rate, %s: %s.", what, under, bound))
-		case c.Passed <= 0:
-			all = append(all, fmt.Sprintf("%s sustained no rate that was tried, %s: %s.", what, under, bound))
-		case c.Failed <= 0:
-			all = append(all, fmt.Sprintf("%s sustains at least %s %s (%s). No rate failed; the search ended at: %s.", what, rate(c.Passed), under, confirmed, bound))
-		default:
-			all = append(all, fmt.Sprintf("%s sustains %s %s (%s); %s failed: %s.", what, rate(c.Passed), under, confirmed, rate(c.Failed), bound))
-		}
+		all = append(all, found(c))
 	}
 	if len(all) == 0 {
 		all = append(all, "No capacity was found.")
 	}
 	return all
+}
+
+func found(c loadtest.Capacity) string {
+	what := capital(string(c.Mode))
+	under := "without an objective"
+	if c.SLO != "" {
+		under = "under " + c.SLO
+	}
+	bound := strings.TrimSuffix(strings.TrimSpace(c.Bound), ".")
+	if bound == "" {
+		bound = "the file does not say why"
+	}
+	confirmed := "confirmed by a longer stage"
+	if !c.Confirmed {
+		confirmed = "not confirmed by a longer stage"
+	}
+	switch {
+	case c.Passed <= 0 && c.Failed <= 0:
+		return fmt.Sprintf("%s could not be measured at any rate, %s: %s.", what, under, bound)
+	case c.Passed <= 0:
+		return fmt.Sprintf("%s sustained no rate that was tried, %s: %s.", what, under, bound)
+	case c.Failed <= 0:
+		return fmt.Sprintf("%s sustains at least %s %s (%s). No rate failed; the search ended at: %s.", what, rate(c.Passed), under, confirmed, bound)
+	default:
+		return fmt.Sprintf("%s sustains %s %s (%s); %s failed: %s.", what, rate(c.Passed), under, confirmed, rate(c.Failed), bound)
+	}
 }
 
 // stages is the table of all that was tried, those of one search together.
@@ -102,16 +118,16 @@ func stages(s *loadtest.Search) table {
 			title = now
 			t.Groups = append(t.Groups, group{Title: title})
 		}
-		class := standing(stage)
+		became := becameOf(stage)
 		last := &t.Groups[len(t.Groups)-1]
 		last.Rows = append(last.Rows, row{
 			Name: fmt.Sprintf("%d %s %s", i+1, shorten(string(stage.Phase), 8), span(stage.For)),
 			Cells: []string{
 				digits(stage.Rate), orNone(stage.Accepted), orNone(stage.Completed),
 				brief(percentile(stage.Response, 0.99)), brief(percentile(stage.Completion, 0.99)),
-				digits(stage.Growth), brief(duration(stage.Drain)), class,
+				digits(stage.Growth), brief(duration(stage.Drain)), became,
 			},
-			Class: class,
+			Class: became,
 		})
 	}
 	if len(s.Stages) > 0 {
@@ -120,8 +136,8 @@ func stages(s *loadtest.Search) table {
 	return t
 }
 
-// standing is what became of a stage.
-func standing(s loadtest.Stage) string {
+// becameOf is what became of a stage.
+func becameOf(s loadtest.Stage) string {
 	switch {
 	case s.Passed:
 		return "passed"

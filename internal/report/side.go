@@ -1,7 +1,6 @@
 package report
 
 import (
-	"fmt"
 	"time"
 
 	"tandem"
@@ -66,10 +65,20 @@ func sidesOf(files []*loadtest.File) []side {
 	for i, f := range files {
 		for _, s := range sides(f) {
 			s.file = i
-			if len(files) > 1 {
-				s.label = fmt.Sprintf("%d %s", i+1, s.label)
-			}
+			s.label = numbered(files, i) + s.label
 			all = append(all, s)
+		}
+	}
+	return all
+}
+
+// runsOf are the runs of several files, each a side without an arm and labelled
+// with no more than its file's number: for what both arms share.
+func runsOf(files []*loadtest.File) []side {
+	var all []side
+	for i, f := range files {
+		if r := result(f); r != nil {
+			all = append(all, side{label: numbered(files, i), file: i, run: r, cpus: f.Environment.CPUs})
 		}
 	}
 	return all

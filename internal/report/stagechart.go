@@ -7,6 +7,8 @@ import (
 	"tandem/internal/loadtest"
 )
 
+const stageMarks = "Filled: the stage passed. Hollow: it failed. Small: it could not be measured. "
+
 // stageLatency shows the p99 of completion of each stage of a search at its
 // rate.
 func stageLatency(s *loadtest.Search, file int, number string) chart {
@@ -15,19 +17,20 @@ func stageLatency(s *loadtest.Search, file int, number string) chart {
 		return known(d.Seconds(), ok)
 	})
 	c.Title = number + "Stages: p99 of completion at each rate"
-	c.Note = "Filled: the stage passed. Hollow: it failed. Small: it could not be measured. Stages with too few samples are in the table only."
+	c.Note = stageMarks + "Stages with too few samples are in the table of stages only."
 	c.Plot.Unit, c.Plot.Log = "s", true
-	c.Table = stages(s)
-	c.Open = true
 	return c
 }
 
-// stageGrowth shows how fast the backlog grew in each stage of a search.
+// stageGrowth shows how fast the backlog grew in each stage of a search. That is
+// known of all of them, so the table stands here.
 func stageGrowth(s *loadtest.Search, file int, number string) chart {
 	c := stageChart(s, file, func(stage loadtest.Stage) *float64 { return known(stage.Growth, true) })
 	c.Title = number + "Stages: growth of the backlog at each rate"
-	c.Note = "In requests per second. A rate at which the backlog grows is not sustained, however fast it is accepted. The figures are in the table of stages."
+	c.Note = stageMarks + "A rate at which the backlog grows is not sustained, however fast it is accepted."
 	c.Plot.Unit = "/s"
+	c.Table = stages(s)
+	c.Open = true
 	return c
 }
 
@@ -51,7 +54,7 @@ func stageChart(s *loadtest.Search, file int, of func(loadtest.Stage) *float64) 
 			line := plotLine{Label: string(mode) + " " + became, Arm: string(mode), File: file, Mark: became, Y: make([]*float64, len(sorted))}
 			there := false
 			for i, stage := range sorted {
-				if stage.Mode == mode && standing(stage) == became {
+				if stage.Mode == mode && becameOf(stage) == became {
 					line.Y[i] = of(stage)
 					there = true
 				}

@@ -51,6 +51,7 @@ func JSON(w io.Writer, f *loadtest.File) error {
 		}
 	}
 	if f.Search != nil {
+		s.Void = append(s.Void, voids(f)...)
 		s.Capacities = f.Search.Capacities
 	}
 	encoder := json.NewEncoder(w)

@@ -12,7 +12,7 @@ import (
 // prose fits eighty.
 func Text(w io.Writer, f *loadtest.File) error {
 	var b strings.Builder
-	heading(&b, titleOf(f), voids(f))
+	heading(&b, f)
 	b.WriteString("\n")
 	for _, fact := range facts(f) {
 		b.WriteString(wrap(pad(fact.Name, 10, false), fact.Text) + "\n")
@@ -97,22 +97,35 @@ func titleOf(f *loadtest.File) string {
 	return "Sync and async, the same work"
 }
 
-// voids are the reasons why the figures of a file do not count.
+// voids are the reasons why the figures of a file do not count, or why a search
+// has not answered all that it was asked.
 func voids(f *loadtest.File) []string {
+	if f.Search != nil {
+		return voidsOfSearch(f.Search)
+	}
 	if r := result(f); r != nil {
 		return r.Void
 	}
 	return nil
 }
 
-func heading(b *strings.Builder, title string, void []string) {
+// banner says what the reasons of voids make of a file.
+func banner(f *loadtest.File) string {
+	if f.Search != nil {
+		return "not all was measured"
+	}
+	return "these figures do not count"
+}
+
+func heading(b *strings.Builder, f *loadtest.File) {
+	void := voids(f)
 	if len(void) == 0 {
-		b.WriteString(title + "\n")
+		b.WriteString(titleOf(f) + "\n")
 		return
 	}
-	b.WriteString("VOID: THESE FIGURES DO NOT COUNT\n")
+	b.WriteString("VOID: " + strings.ToUpper(banner(f)) + "\n")
 	list(b, void)
-	b.WriteString("\nVOID " + title + "\n")
+	b.WriteString("\nVOID " + titleOf(f) + "\n")
 }
 
 func list(b *strings.Builder, items []string) {
@@ -242,14 +255,10 @@ func overview(files []*loadtest.File) table {
 	}
 	var rows []row
 	for _, s := range sidesOf(files) {
-		completed := notMeasured
-		if v, ok := s.arm.Throughput(); ok {
-			completed = rate(v)
-		}
 		name := column{Label: s.label, Void: s.void()}.Head()
 		rows = append(rows, row{name, []string{
 			percentile(s.arm.Response, 0.5), percentile(s.arm.Response, 0.99),
-			percentile(s.arm.Completion, 0.5), percentile(s.arm.Completion, 0.99), completed,
+			percentile(s.arm.Completion, 0.5), percentile(s.arm.Completion, 0.99), perSecond(s.arm.Throughput()),
 		}, s.class})
 	}
 	t.Groups = []group{{Rows: rows}}

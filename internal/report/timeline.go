@@ -2,15 +2,22 @@ package report
 
 import (
 	"fmt"
+	"slices"
 
 	"tandem/internal/loadtest"
 )
+
+// leastSpan is how many seconds a point must be of, to be one of a rate or a mean.
+const leastSpan = 0.5
 
 // mostBuckets bounds how many points a line over time has.
 const mostBuckets = 200
 
 // widths of buckets of seconds, of which the least that fits is taken.
 var widths = []int{1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 43200, 86400}
+
+// fewestSeconds is how many a chart over time has: fewer are no line.
+const fewestSeconds = 3
 
 // timelines are the charts over time. Seconds are put together in buckets, all
 // files in the same ones; latencies in buckets that are long enough for their
@@ -24,8 +31,8 @@ func timelines(files []*loadtest.File, all []side) []chart {
 			}
 		}
 	}
-	if length == 0 || length > widths[len(widths)-1]*mostBuckets {
-		return nil // a time that no run lasts
+	if length < fewestSeconds || length > widths[len(widths)-1]*mostBuckets {
+		return nil // too short to draw, or a time that no run lasts
 	}
 	width := widths[0]
 	for _, w := range widths {
@@ -102,10 +109,13 @@ func (c chart) tabulate(width int) chart {
 
 // rates is what was accepted and completed per second. The last bucket may be
 // cut off: it is divided by the time that it has, and left out if that is less
-// than half a second.
+// than leastSpan.
 func (t timeline) rates() chart {
 	c := t.chart("Accepted and completed per second", "/s", t.width)
 	c.Note += " Thin: accepted. Thick: completed, which is what counts."
+	if slices.ContainsFunc(t.all, func(s side) bool { return !s.run.Spec.Open() && took(s.run.Sync) && took(s.run.Async) }) {
+		c.Note += " In a closed run the two take turns, and the turns of the other are in each one's seconds: so this is less than the throughput."
+	}
 	for _, s := range t.all {
 		var accepted, completed []*float64
 		last := 0
@@ -120,8 +130,8 @@ func (t timeline) rates() chart {
 				a, b = a+counts.Accepted, b+counts.Completed
 				length -= 1 - second.Span
 			}
-			accepted = append(accepted, known(float64(a)/length, length >= 0.5))
-			completed = append(completed, known(float64(b)/length, length >= 0.5))
+			accepted = append(accepted, known(float64(a)/length, length >= leastSpan))
+			completed = append(completed, known(float64(b)/length, length >= leastSpan))
 		}
 		c.line(s.label+" accepted", s, true, accepted)
 		c.line(s.label+" completed", s, false, completed)
@@ -219,35 +229,19 @@ func (t timeline) told(all []side, of func(side) func(loadtest.Second) loadtest.
 	return anything
 }
 
-// runs is a side for each file's run, for what both arms share.
-func (t timeline) runs() []side {
-	var all []side
-	for i, f := range t.files {
-		if r := result(f); r != nil {
-			s := side{file: i, run: r}
-			if len(t.files) > 1 {
-				s.label = fmt.Sprintf("%d ", i+1)
-			}
-			all = append(all, s)
-		}
-	}
-	return all
-}
-
 // outstanding is what was in flight and what waited, both arms together.
 func (t timeline) outstanding() chart {
 	c := t.chart("In flight and backlog", "", t.width)
 	c.Note += " In flight: written and not answered. Backlog: accepted and not completed."
-	for _, s := range t.runs() {
+	for _, s := range runsOf(t.files) {
 		var inFlight, backlog []*float64
 		for _, bucket := range t.buckets(s.run, t.width) {
-			a, b := 0.0, 0.0
+			a, b, length := 0.0, 0.0, 0.0
 			for _, second := range bucket {
-				a, b = a+second.InFlight, b+second.Backlog
+				a, b, length = a+second.InFlight*second.Span, b+second.Backlog*second.Span, length+second.Span
 			}
-			n := float64(len(bucket))
-			inFlight = append(inFlight, known(a/n, n > 0))
-			backlog = append(backlog, known(b/n, n > 0))
+			inFlight = append(inFlight, known(a/length, length >= leastSpan))
+			backlog = append(backlog, known(b/length, length >= leastSpan))
 		}
 		c.line(s.label+"in flight", s, true, inFlight)
 		async := s
@@ -264,7 +258,7 @@ func (t timeline) lags() chart {
 		"callback lag":  func(s loadtest.Second) loadtest.Latency { return s.CallbackLag },
 	}
 	var runs []side
-	for _, s := range t.runs() {
+	for _, s := range runsOf(t.files) {
 		for _, what := range []string{"generator lag", "callback lag"} {
 			if what == "callback lag" && (polled(s.run) || !took(s.run.Async)) {
 				continue

@@ -6,7 +6,6 @@ import (
 	"io"
 	"maps"
 	"net/http"
-	"net/url"
 	"os"
 	"regexp"
 	"slices"
@@ -164,14 +163,3 @@ func parseHeaders(f *faults, field string, headers map[string]string) http.Heade
 	}
 	return h
 }
-
-// pathOf is the path and query of a URL on the same server.
-func pathOf(location string) string {
-	u, err := url.Parse(location)
-	if err != nil || !strings.HasPrefix(u.EscapedPath(), "/") {
-		return "/"
-	}
-	return u.RequestURI()
-}
-
-func escapeSegment(s string) string { return url.PathEscape(s) }

@@ -4,9 +4,13 @@
 package target
 
 import (
+	"errors"
+	"fmt"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 
 	"tandem"
 )
@@ -90,7 +94,8 @@ type Values struct {
 // Message is a request to be sent. Its header must not be changed.
 type Message struct {
 	Method string
-	Path   string // and query
+	Path   string // and query, below the API's base URL
+	Rooted bool   // Path is from the server's root instead
 	Header http.Header
 	Body   []byte
 }
@@ -185,13 +190,38 @@ func (o *Outcomes) read(document []byte) (outcome Outcome, ok bool) {
 // CanPoll reports whether the API can be asked for outcomes.
 func (t *Target) CanPoll() bool { return t.Poll != nil }
 
-// PollRequest asks for the outcome of a request that was accepted with a.
-func (t *Target) PollRequest(a Answer) Message {
-	m := Message{Method: http.MethodGet, Path: pathOf(a.StatusURL), Header: t.Poll.headers}
+// PollRequest asks for the outcome of a request that was accepted with a, and
+// that went to the path and query asked, from the server's root. An error means
+// that a does not say where.
+func (t *Target) PollRequest(a Answer, asked string) (Message, error) {
+	m := Message{Method: http.MethodGet, Header: t.Poll.headers}
 	if t.Poll.Path != "" {
-		m.Path = string(t.Poll.path.fill(Values{ID: escapeSegment(a.ID)}))
+		m.Path = string(t.Poll.path.fill(Values{ID: url.PathEscape(a.ID)}))
+		return m, nil
 	}
-	return m
+	var err error
+	m.Path, err = follow(asked, a.StatusURL)
+	m.Rooted = true
+	return m, err
+}
+
+// follow resolves a Location, which is relative to the URL that was asked (RFC
+// 9110, section 10.2.2, and RFC 3986, section 5.2). Of one that names a server it
+// takes the path and query: the lab asks no other server than the one it was
+// given.
+func follow(asked, location string) (path string, err error) {
+	if location == "" {
+		return "", errors.New("there is no Location to poll")
+	}
+	base, err := url.ParseRequestURI(asked)
+	if err != nil {
+		return "", fmt.Errorf("cannot resolve a Location: %w", err)
+	}
+	u, err := base.Parse(location)
+	if err != nil || u.Opaque != "" || u.Scheme != "" && u.Scheme != "http" && u.Scheme != "https" || strings.Contains(u.RawQuery, " ") {
+		return "", fmt.Errorf("the Location is no address to poll: %q", location)
+	}
+	return u.RequestURI(), nil
 }
 
 // SortPoll finds the outcome in the answer to a poll. ok is false if there is

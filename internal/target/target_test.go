@@ -52,26 +52,40 @@ func TestRequestsAreFilledIn(t *testing.T) {
 	if m = d.Request(tandem.Async, v); string(m.Body) != `{}` {
 		t.Errorf("what is to be polled for is sent as %s", m.Body)
 	}
-	m = d.PollRequest(Answer{ID: "a/b c"})
-	if m.Method != "GET" || m.Path != "/r/a%2Fb%20c/state" || m.Header.Get("X-Poll") != "1" {
+	m, err := d.PollRequest(Answer{ID: "a/b c"}, "/")
+	if err != nil || m.Rooted || m.Method != "GET" || m.Path != "/r/a%2Fb%20c/state" || m.Header.Get("X-Poll") != "1" {
 		t.Errorf("the poll is %s %s %v", m.Method, m.Path, m.Header)
 	}
 }
 
 func TestAPollFollowsTheLocation(t *testing.T) {
 	d := described(t, strings.Replace(strings.Replace(whole, `path: "/r/{{.ID}}/state", `, "", 1), `headers: {X-Key: "${TARGET_KEY} "}, `, "", 1))
-	for location, want := range map[string]string{
-		"/states/7?of=r":              "/states/7?of=r",
-		"https://other.example/s/7":   "/s/7", // never another server
-		"//evil.example/s":            "/s",
-		"states/7":                    "/",
-		"":                            "/",
-		"http://[::1":                 "/",
-		"/a%2Fb":                      "/a%2Fb",
-		"/x\r\nHost: other.example\r": "/",
+	for _, row := range []struct{ asked, location, want string }{
+		{"/r", "/states/7?of=r", "/states/7?of=r"},
+		{"/api/r", "/api/states/7", "/api/states/7"},
+		{"/api/r", "states/7", "/api/states/7"},
+		{"/api/r?n=1", "?state", "/api/r?state"},
+		{"/api/r/", "../states/7", "/api/states/7"},
+		{"/r", "/a%2Fb", "/a%2Fb"},
+		{"/r", "https://other.example/s/7", "/s/7"}, // never another server
+		{"/r", "//evil.example/s", "/s"},
+		{"/r", "https://other.example", "/"},
+		{"//r", "s", "//s"},
+		{"/r", "", "no Location"},
+		{"/r", "http://[::1", "no address"},
+		{"/r", "mailto:a@b", "no address"},
+		{"/r", "ftp://h/s", "no address"},
+		{"/r", "/s?a b HTTP/1.1", "no address"},
+		{"/r", "/x\r\nHost: other.example\r", "no address"},
+		{"/r%", "/s", "cannot resolve"},
 	} {
-		if got := d.PollRequest(Answer{StatusURL: location}).Path; got != want {
-			t.Errorf("a Location of %q is polled at %q, want %q", location, got, want)
+		m, err := d.PollRequest(Answer{StatusURL: row.location}, row.asked)
+		got := m.Path
+		if err != nil {
+			got = err.Error()
+		}
+		if ok := err == nil && got == row.want && m.Rooted || err != nil && strings.Contains(got, row.want) && row.want[0] != '/'; !ok {
+			t.Errorf("of %s, a Location of %q is polled at %q, want %q", row.asked, row.location, got, row.want)
 		}
 	}
 }
@@ -263,7 +277,9 @@ func FuzzParse(f *testing.F) {
 			t.Error("a callback without signature was believed")
 		}
 		if d.CanPoll() {
-			d.PollRequest(Answer{ID: document, StatusURL: document})
+			if m, err := d.PollRequest(Answer{ID: document, StatusURL: document}, "/r"); err == nil && strings.ContainsAny(m.Path, " \r\n") {
+				t.Errorf("it would be polled at %q", m.Path)
+			}
 			d.SortPoll(200, []byte(document))
 		}
 	})

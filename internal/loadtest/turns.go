@@ -7,21 +7,21 @@ import (
 	"tandem"
 )
 
-// block is a turn of one arm of a closed model: its requests from seq from to
-// just before to. It is over when all of them are completed, so no block works
-// off the backlog of another.
-type block struct {
+// turn is one that an arm of a closed model takes: its requests from seq from to
+// just before to. It is over when all of them are completed, so no turn works
+// off the backlog of another. What is measured of it is a Block.
+type turn struct {
 	pair     int
 	arm      int
 	mode     tandem.Mode
 	from, to int
 }
 
-// blocks is the plan of a closed model. The arms take turns, in pairs of blocks
-// with the same inputs, so that what the machine does meanwhile hits both
+// turns is the plan of a closed model. The arms take turns, in pairs with the same
+// inputs, so that what the machine does meanwhile hits both
 // alike. In a comparison a coin decides which goes first; otherwise they
 // alternate: a b b a.
-func (s Spec) blocks() []block {
+func (s Spec) turns() []turn {
 	modes := [2]tandem.Mode{tandem.Sync, tandem.Async}
 	if s.AA {
 		modes[1] = tandem.Sync
@@ -37,16 +37,16 @@ func (s Spec) blocks() []block {
 		pairs = 1
 	}
 	random := rand.New(rand.NewPCG(s.Seed, 0))
-	var all []block
+	var all []turn
 	for pair := range pairs {
 		order := [2]int{pair % 2, 1 - pair%2}
 		if s.Pairs > 0 && random.IntN(2) == 1 {
 			order[0], order[1] = order[1], order[0]
 		}
 		for _, arm := range order {
-			b := block{pair: pair, arm: arm, mode: modes[arm], from: pair * n[arm] / pairs, to: (pair + 1) * n[arm] / pairs}
-			if b.to > b.from {
-				all = append(all, b)
+			t := turn{pair: pair, arm: arm, mode: modes[arm], from: pair * n[arm] / pairs, to: (pair + 1) * n[arm] / pairs}
+			if t.to > t.from {
+				all = append(all, t)
 			}
 		}
 	}
