@@ -18,6 +18,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/semaphore"
+
 	"tandem/internal/postgrestest"
 	"tandem/webhook"
 )
@@ -41,7 +43,8 @@ func buildAndRun(m *testing.M) int {
 	defer os.RemoveAll(dir)
 	flag.Parse()
 	atOnce := flag.Lookup("test.parallel").Value
-	places = make(chan struct{}, atOnce.(flag.Getter).Get().(int))
+	placesInAll = int64(atOnce.(flag.Getter).Get().(int))
+	places = semaphore.NewWeighted(placesInAll)
 	if err := atOnce.Set("1000"); err != nil { // places count
 		fmt.Fprintln(os.Stderr, "let tests wait beside others:", err)
 		return 1
@@ -60,31 +63,46 @@ func buildAndRun(m *testing.M) int {
 }
 
 // places is room for as many tests as go test -parallel lets run at once, and
-// waiting for those beside them that do nothing but wait most of the time. (What
-// go test tells of a test's time has the wait for a place in it.)
+// waiting for those beside them that do nothing but wait most of the time. Who
+// waits for a place gets it in turn. (What go test tells of a test's time has the
+// wait for a place in it.)
 var (
-	places  chan struct{}
-	waiting = make(chan struct{}, 8)
+	placesInAll int64
+	places      *semaphore.Weighted
+	waiting     = semaphore.NewWeighted(8)
 )
 
 // parallel is t.Parallel for a test that has something to do.
 func parallel(t *testing.T) {
 	t.Helper()
-	inPlace(t, places)
+	inPlaces(t, places, 1)
 }
 
-// patient is t.Parallel for a test that waits until a dead process is taken for
-// dead.
+// alone is t.Parallel for a test that needs the machine: it has all places. Only
+// those that wait are beside it.
+func alone(t *testing.T) {
+	t.Helper()
+	inPlaces(t, places, placesInAll)
+}
+
+// patient is t.Parallel for a test that waits, most of the time: until a dead
+// process is taken for dead, or something else is over that takes its time.
 func patient(t *testing.T) {
 	t.Helper()
-	inPlace(t, waiting)
+	inPlaces(t, waiting, 1)
 }
 
-func inPlace(t *testing.T, places chan struct{}) {
+func inPlaces(t *testing.T, places *semaphore.Weighted, n int64) {
 	t.Helper()
 	t.Parallel()
-	places <- struct{}{}
-	t.Cleanup(func() { <-places })
+	if err := places.Acquire(t.Context(), n); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	t.Cleanup(func() {
+		places.Release(n)
+		t.Logf("had its place for %.1f s", time.Since(began).Seconds())
+	})
 }
 
 // lookAtSources asks for the state of every file that the program is made of:
