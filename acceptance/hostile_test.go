@@ -181,15 +181,20 @@ func sickReceivers(t *testing.T, inside string) []sick {
 
 // Receivers of every kind that is not well get callbacks. What became of each
 // attempt is on record, the service's memory stays what it is, and those who
-// are well do not notice.
+// are well do not notice. What sends and judges is the same on each kind of
+// database, which keeps what became of it: on Postgres some kinds will do.
 func TestHostileReceiversHarmOnlyThemselves(t *testing.T) {
-	onEach(t, hostileReceiversHarmOnlyThemselves)
+	onEachInPlace(t, hostileReceiversHarmOnlyThemselves, parallel, patient)
 }
 
 func hostileReceiversHarmOnlyThemselves(t *testing.T, database string) {
 	s := serve(t, "--database", database, "--callback-timeout", "2s", "--callback-per-host", "4")
 	inside := receive(t, nil) // it is not to get a thing
 	sicks := sickReceivers(t, inside.url)
+	if onPostgres(database) {
+		some := []string{"hangs before the headers", "resets", "wants to be left alone for 3 s"}
+		sicks = slices.DeleteFunc(sicks, func(r sick) bool { return !slices.Contains(some, r.name) })
+	}
 	urls, ids := make([]string, len(sicks)), make([]string, len(sicks))
 	for i, r := range sicks {
 		urls[i] = r.url(t)

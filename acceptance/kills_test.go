@@ -7,11 +7,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"path/filepath"
-	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -265,85 +261,4 @@ func (l *killLedger) compare(t *testing.T, s *service, subs []submission, result
 		t.Errorf("%d requests were answered and are not on record", len(missing))
 	}
 	return crashed
-}
-
-// An input that takes the process down is found out after three starts, and
-// costs the others nothing.
-func TestAnInputThatKillsTheProcessFailsAndTheOthersDoNot(t *testing.T) {
-	onEachAfterAKill(t, anInputThatKillsTheProcessFailsAndTheOthersDoNot)
-}
-
-func anInputThatKillsTheProcessFailsAndTheOthersDoNot(t *testing.T, database string) {
-	var running atomic.Pointer[service]
-	var deaths atomic.Int64
-	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if body, err := io.ReadAll(r.Body); err == nil && strings.Contains(string(body), "deadly") {
-			deaths.Add(1)
-			running.Load().kill()
-			return
-		}
-		_, _ = io.WriteString(w, `{"hello":"you"}`)
-	}))
-	t.Cleanup(upstream.Close)
-	flags := hasty("--database", database, "--upstream=u="+upstream.URL, "--io-concurrency", "8")
-	calling := func(name string) submission {
-		return submission{Workload: "http", Data: map[string]any{"upstream": "u", "name": name}}
-	}
-	s := serve(t, append(flags, "--paused")...)
-	var innocent []string
-	for range 20 {
-		innocent = append(innocent, s.async(calling("innocent")))
-	}
-	deadly := s.async(calling("deadly"))
-	for range 20 {
-		innocent = append(innocent, s.async(calling("innocent")))
-	}
-	s.kill()
-
-	for range 10 { // as a supervisor starts it again
-		file := filepath.Join(t.TempDir(), "address")
-		p := start(t, t.TempDir(), nil, append([]string{"serve", "--addr", "127.0.0.1:0", "--address-file", file}, flags...)...)
-		s = &service{process: p, t: t}
-		running.Store(s)
-		if died := s.diesBeforeItListens(file); !died {
-			s = connect(t, p, file)
-			failed := false
-			eventually(t, "it dies, or the deadly one is found out", func() bool {
-				a, err := s.try("GET", "/requests/"+deadly, nil)
-				failed = err == nil && strings.Contains(string(a.body), `"status":"failed"`)
-				return failed || err != nil
-			})
-			if failed {
-				break
-			}
-			<-p.exited
-		}
-	}
-	if rec := s.worked(deadly); show(rec.ErrorCode) != "crashed_worker" {
-		t.Errorf("the deadly one is %s", rec)
-	}
-	for _, id := range innocent {
-		if rec := s.outlived(id); rec.Status != "completed" {
-			t.Errorf("an innocent one is %s", rec)
-		}
-	}
-	if n := deaths.Load(); n != 3 {
-		t.Errorf("the process died %d times of it, want 3", n)
-	}
-}
-
-// diesBeforeItListens waits until the process has written its address, or has
-// ended.
-func (s *service) diesBeforeItListens(addressFile string) (died bool) {
-	s.t.Helper()
-	eventually(s.t, "it listens or ends", func() bool {
-		select {
-		case <-s.exited:
-			died = true
-		default:
-		}
-		_, err := os.Stat(addressFile)
-		return died || err == nil
-	})
-	return died
 }
