@@ -40,11 +40,15 @@ func TestProcessesAreKilledUnderLoad(t *testing.T) {
 	patient(t)
 	database := postgrestest.Database(t)
 	rcv := receive(t, nil)
-	go func() {
-		for range rcv.got { // all of them are kept besides
+	go func() { // all of them are kept besides
+		for {
+			select {
+			case <-rcv.got:
+			case <-t.Context().Done():
+				return
+			}
 		}
 	}()
-	t.Cleanup(func() { close(rcv.got) })
 	begin := func() *service {
 		return serve(t, "--database", database, "--work-timeout", clusterTimeout.String(), "--callback-timeout", "2s", "--log-level", "warn")
 	}

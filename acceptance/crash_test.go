@@ -117,10 +117,11 @@ func TestAKillLosesNothingThatWasAccepted(t *testing.T) {
 func aKillLosesNothingThatWasAccepted(t *testing.T, file string) {
 	const posts, posters = 300, 8
 	rcv := receive(t, nil)
-	s := serve(t, hasty("--database", file, "--workers", "1", "--io-concurrency", "4", "--rounds", "200000")...)
+	s := serve(t, hasty("--database", file, "--workers", "1", "--io-concurrency", "1", "--rounds", "200000")...)
 
-	// Half computes and half waits, so that at any time some are done, some
-	// run and most wait. The posts go on until the service dies under them.
+	// Half computes and half waits, so that at any time some are done and some
+	// run; and a tenth of a second for each of those who wait is more than the
+	// posts take. They go on until the service dies under them.
 	var next atomic.Int64
 	var mu sync.Mutex
 	accepted := make(map[string]bool)
@@ -158,7 +159,7 @@ func aKillLosesNothingThatWasAccepted(t *testing.T, file string) {
 		rcv.next()
 	}
 	before := s.stats().Requests.ByStatus
-	if before["pending"] < 50 || before["processing"] == 0 || before["callback_sent"] == 0 {
+	if before["pending"] < 10 || before["processing"] == 0 || before["callback_sent"] == 0 {
 		t.Errorf("the kill would find %v, which shows too little", before)
 	}
 	sent := s.history("&status=callback_sent")

@@ -74,14 +74,12 @@ func productionLetsInOnlyThoseWithAKey(t *testing.T, file string) {
 	ann.sync(submission{Workload: "wait", Data: data})
 	ann.get("/metrics").problem(t, http.StatusForbidden)
 
-	began := time.Now()
 	if _, stderr, code := run(t, nil, "keys", "revoke", "--database", file, "--name", "ann"); code != 0 {
 		t.Fatalf("revoke: %d %s", code, stderr)
 	}
+	revoked := time.Now()
 	eventually(t, "the revoked key is turned away", func() bool { return ann.get("/requests").status != http.StatusOK })
-	if took := time.Since(began); took > 3*time.Second { // 1 s, and what the command and a busy machine take
-		t.Errorf("a revoked key was good for %v", took)
-	}
+	wantSoon(t, "the revoked key was good for", time.Since(revoked), time.Second)
 }
 
 func TestACallerSeesItsOwnRequestsOnly(t *testing.T) {

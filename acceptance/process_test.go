@@ -320,6 +320,20 @@ func eventually(t *testing.T, what string, yes func() bool) {
 	}
 }
 
+// wantSoon prints how long something took that should take at most so long, and
+// holds it to that and what a busy machine may add.
+func wantSoon(t *testing.T, what string, took, most time.Duration) {
+	t.Helper()
+	t.Logf("%s %v", what, took.Round(time.Millisecond))
+	busy := 2 * time.Second
+	if raced {
+		busy = 10 * time.Second
+	}
+	if took > most+busy {
+		t.Errorf("%s %v, want %v at most", what, took, most)
+	}
+}
+
 // newFile is the path of a database that does not exist yet.
 func newFile(t *testing.T) string {
 	t.Helper()
