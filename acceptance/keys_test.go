@@ -28,20 +28,7 @@ func newKey(t *testing.T, file, name string, args ...string) (key string, callba
 
 // as is the service as the holder of a key sees it.
 func (s *service) as(key string) *service {
-	c := *s
-	c.client = &http.Client{Transport: bearer{key, s.client.Transport}, Timeout: s.client.Timeout}
-	return &c
-}
-
-type bearer struct {
-	key  string
-	next http.RoundTripper
-}
-
-func (b bearer) RoundTrip(r *http.Request) (*http.Response, error) {
-	r = r.Clone(r.Context())
-	r.Header.Set("Authorization", "Bearer "+b.key)
-	return b.next.RoundTrip(r)
+	return s.with("Authorization", "Bearer "+key)
 }
 
 func TestProductionLetsInOnlyThoseWithAKey(t *testing.T) {

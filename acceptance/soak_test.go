@@ -74,7 +74,7 @@ func TestSoak(t *testing.T) {
 	k.load(seed)
 
 	k.settle()
-	rows := k.rows()
+	rows := k.service.Load().pages("/requests?limit=1000")
 	k.balance(rows)
 	countersFit(t, k.service.Load(), rows)
 	after := k.measure()
@@ -151,24 +151,6 @@ func (k *soak) settle() {
 		again += len(got.Redelivered)
 	}
 	k.t.Logf("settled %v after the load; %d callbacks that were given up were delivered again", time.Since(began).Round(time.Millisecond), again)
-}
-
-// rows reads the whole history.
-func (k *soak) rows() []record {
-	k.t.Helper()
-	var all []record
-	link := regexp.MustCompile(`^<([^>]+)>; rel="next"`)
-	for path := "/requests?limit=1000"; path != ""; {
-		var page []record
-		a := k.service.Load().get(path)
-		a.decode(k.t, http.StatusOK, &page)
-		all = append(all, page...)
-		path = ""
-		if next := link.FindStringSubmatch(a.header.Get("Link")); next != nil {
-			path = next[1]
-		}
-	}
-	return all
 }
 
 // balance compares what callers and receivers wrote down with the history.
@@ -300,7 +282,7 @@ func (k *soak) compare(before, after size) {
 	k.t.Logf("at the end       %v", after)
 	if after.goroutines > before.goroutines+goroutinesMore {
 		k.t.Errorf("%d goroutines are left, %d were there at the beginning:\n%s", after.goroutines, before.goroutines,
-			k.admin().get("/debug/pprof/goroutine?debug=1").body)
+			k.service.Load().operators(k.t).get("/debug/pprof/goroutine?debug=1").body)
 	}
 	if after.files > before.files+filesMore {
 		k.t.Errorf("%d files are open, %d were at the beginning", after.files, before.files)
@@ -321,7 +303,7 @@ func (k *soak) measure() size {
 		h.server.CloseClientConnections()
 	}
 	k.service.Load().client.CloseIdleConnections()
-	admin := k.admin()
+	admin := k.service.Load().operators(k.t)
 	for range 2 { // the second collection frees what finalizers held
 		if a := admin.get("/debug/pprof/heap?gc=1"); a.status != http.StatusOK {
 			k.t.Fatalf("GET /debug/pprof/heap: %d", a.status)
@@ -345,15 +327,6 @@ func (k *soak) measure() size {
 		heap:       value("go_memstats_heap_alloc_bytes"),
 		resident:   value("process_resident_memory_bytes"),
 	}
-}
-
-// admin is the service as its operators see it.
-func (k *soak) admin() *service {
-	k.t.Helper()
-	s := *k.service.Load()
-	s.says(k.t, "listening for operators")
-	s.addr = regexp.MustCompile(`listening for operators","addr":"([^"]+)"`).FindStringSubmatch(s.stderr.String())[1]
-	return &s
 }
 
 // readLog wants no error in the log of a process that has ended but those that
