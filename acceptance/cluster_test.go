@@ -90,6 +90,8 @@ func TestProcessesAreKilledUnderLoad(t *testing.T) {
 
 	history := s.pages("/requests?limit=1000")
 	sums := l.balance(t, history)
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	for id, came := range l.came {
 		if len(came.at) > 1 && orphaned[id] == nil {
 			t.Errorf("the callback of %s came %d times, and no process was killed over it", id, len(came.at))
