@@ -300,7 +300,8 @@ func no202WhileTheDatabaseCannotBeWritten(t *testing.T, file string) {
 				(<-ready).problem(t, http.StatusServiceUnavailable)
 				release()
 			} else {
-				for range 50 { // time enough, were the commit not waited for
+				began := time.Now()
+				for i := 0; i < 50 && time.Since(began) < time.Second; i++ { // time enough, were the commit not waited for
 					s.get("/requests")
 				}
 				select {

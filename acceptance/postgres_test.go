@@ -97,7 +97,7 @@ func TestAnotherProcessFinishesWhatAKilledOneLeft(t *testing.T) {
 	database := postgrestest.Database(t)
 	u := newUpstream(t)
 	rcv := receive(t, nil)
-	doomed := serve(t, hastier("--database", database, u.flag(), "--roles", "api,worker")...)
+	doomed := serve(t, hasty("--database", database, u.flag(), "--roles", "api,worker")...)
 	id := doomed.async(u.work("a", rcv.url))
 	u.await()
 	held := make(chan error, 1)
@@ -107,7 +107,7 @@ func TestAnotherProcessFinishesWhatAKilledOneLeft(t *testing.T) {
 	}()
 	u.await()
 	syncID := doomed.onlyOne("&mode=sync").RequestID
-	other := serve(t, hastier("--database", database, u.flag())...)
+	other := serve(t, hasty("--database", database, u.flag())...)
 	doomed.kill()
 	if err := <-held; err == nil {
 		t.Error("the sync caller of the killed process has an answer")
