@@ -304,9 +304,9 @@ func TestRefusalsAreCountedApart(t *testing.T) {
 }
 
 func TestCompareAndItsAATest(t *testing.T) {
-	parallel(t)
+	patient(t)
 	s := serve(t)
-	stdout, stderr, code := lab(t, t.TempDir(), s.url(), "compare", "-n", "400", "-c", "4", "--workload", "wait", "--output", "c.json", "--html", "c.html")
+	stdout, stderr, code := lab(t, t.TempDir(), s.url(), "compare", "-n", "400", "-c", "10", "--workload", "wait", "--complexity", "10", "--output", "c.json", "--html", "c.html")
 	if code != 0 && code != 4 {
 		t.Fatalf("exit code is %d:\n%s%s", code, stdout, stderr)
 	}
