@@ -39,11 +39,8 @@ func count(t *testing.T, report, name string) (sync, async string) {
 }
 
 func TestLoadMeasuresBothPatterns(t *testing.T) {
-	onEach(t, loadMeasuresBothPatterns)
-}
-
-func loadMeasuresBothPatterns(t *testing.T, database string) {
-	s := serve(t, "--database", database)
+	parallel(t)
+	s := serve(t, "--database", newFile(t))
 	dir := t.TempDir()
 	stdout, stderr, code := lab(t, dir, s.url(), "load", "-n", "100", "-c", "4", "--output", "r.json", "--html", "r.html", "--slo", "callback_rate>=100%")
 	if code != 0 {
