@@ -94,7 +94,7 @@ func theRateLimitCanBeChosen(t *testing.T, database string) {
 }
 
 func TestRetryAfterOfTheRateLimitIsTrue(t *testing.T) {
-	onEach(t, retryAfterOfTheRateLimitIsTrue)
+	onEachPatiently(t, retryAfterOfTheRateLimitIsTrue)
 }
 
 func retryAfterOfTheRateLimitIsTrue(t *testing.T, database string) {

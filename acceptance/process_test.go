@@ -2,6 +2,7 @@ package acceptance
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -75,34 +77,60 @@ var (
 // parallel is t.Parallel for a test that has something to do.
 func parallel(t *testing.T) {
 	t.Helper()
-	inPlaces(t, places, 1)
-}
-
-// alone is t.Parallel for a test that needs the machine: it has all places. Only
-// those that wait are beside it.
-func alone(t *testing.T) {
-	t.Helper()
-	inPlaces(t, places, placesInAll)
+	inPlace(t, places)
 }
 
 // patient is t.Parallel for a test that waits, most of the time: until a dead
 // process is taken for dead, or something else is over that takes its time.
 func patient(t *testing.T) {
 	t.Helper()
-	inPlaces(t, waiting, 1)
+	inPlace(t, waiting)
 }
 
-func inPlaces(t *testing.T, places *semaphore.Weighted, n int64) {
+func inPlace(t *testing.T, places *semaphore.Weighted) {
 	t.Helper()
 	t.Parallel()
-	if err := places.Acquire(t.Context(), n); err != nil {
-		t.Fatal(err)
+	_ = places.Acquire(context.Background(), 1) // fails only if its context ends
+	began := time.Now()
+	t.Cleanup(func() {
+		places.Release(1)
+		hadItsPlace(t, began)
+	})
+}
+
+// machine is for tests that need it. All of them have it one after the other, so
+// that places are emptied for them once.
+var machine struct {
+	sync.Mutex
+	wanted  atomic.Int64 // by those who have it and those who wait
+	emptied bool
+}
+
+// alone is t.Parallel for a test that needs the machine: it has all places. Only
+// those that wait are beside it.
+func alone(t *testing.T) {
+	t.Helper()
+	t.Parallel()
+	machine.wanted.Add(1)
+	machine.Lock()
+	if !machine.emptied {
+		_ = places.Acquire(context.Background(), placesInAll) // as above
+		machine.emptied = true
 	}
 	began := time.Now()
 	t.Cleanup(func() {
-		places.Release(n)
-		t.Logf("had its place for %.1f s", time.Since(began).Seconds())
+		if machine.wanted.Add(-1) == 0 {
+			places.Release(placesInAll)
+			machine.emptied = false
+		}
+		machine.Unlock()
+		hadItsPlace(t, began)
 	})
+}
+
+func hadItsPlace(t *testing.T, began time.Time) {
+	t.Helper()
+	t.Logf("had its place for %.1f s", time.Since(began).Seconds())
 }
 
 // lookAtSources asks for the state of every file that the program is made of:
