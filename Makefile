@@ -1,4 +1,5 @@
-# make check is exactly what CI runs, besides the README's test command.
+# CI is .ci/run: make check, a while of make fuzz and make soak, and the README's
+# test command.
 
 PLATFORMS = linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 windows/arm64
 FUZZTIME ?= 1m

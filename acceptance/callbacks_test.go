@@ -225,13 +225,10 @@ func aDeadHostDelaysNobodyElse(t *testing.T, database string) {
 }
 
 func TestSeveralSecretsSignEachCallback(t *testing.T) {
-	onEach(t, severalSecretsSignEachCallback)
-}
-
-func severalSecretsSignEachCallback(t *testing.T, database string) {
+	parallel(t)
 	rcv := receive(t, nil)
 	old, young := webhook.NewSecret(), webhook.NewSecret()
-	s := serveIn(t, t.TempDir(), []string{"TANDEM_CALLBACK_SECRET=" + young.Reveal() + "," + old.Reveal()}, "--database", database)
+	s := serveIn(t, t.TempDir(), []string{"TANDEM_CALLBACK_SECRET=" + young.Reveal() + "," + old.Reveal()})
 	s.async(submission{Workload: "wait", Data: data, CallbackURL: rcv.url})
 	d := rcv.next()
 	d.verify(t, young)
@@ -245,11 +242,8 @@ func severalSecretsSignEachCallback(t *testing.T, database string) {
 }
 
 func TestTheTestCallbackShowsWhatItReceivesInDemoModeOnly(t *testing.T) {
-	onEach(t, theTestCallbackShowsWhatItReceivesInDemoModeOnly)
-}
-
-func theTestCallbackShowsWhatItReceivesInDemoModeOnly(t *testing.T, database string) {
-	s := serve(t, "--database", database)
+	parallel(t)
+	s := serve(t)
 	id := s.async(submission{Workload: "wait", Data: data, CallbackURL: "http://" + s.addr + "/test-callback"})
 	if rec := s.settled(id); rec.Status != "callback_sent" {
 		t.Errorf("the record is %+v", rec)

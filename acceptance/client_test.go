@@ -275,8 +275,13 @@ func (s *service) stats() stats {
 // history walks all of GET /requests by its Link headers.
 func (s *service) history(query string) []record {
 	s.t.Helper()
-	var all []record
-	for path := "/requests?limit=40" + query; path != ""; {
+	return s.pages("/requests?limit=40" + query)
+}
+
+// pages walks from one page of records on.
+func (s *service) pages(path string) (all []record) {
+	s.t.Helper()
+	for path != "" {
 		var page []record
 		a := s.get(path)
 		a.decode(s.t, 200, &page)

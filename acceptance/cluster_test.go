@@ -4,10 +4,8 @@ package acceptance
 
 import (
 	"database/sql"
-	"encoding/json"
 	"flag"
 	"fmt"
-	"net/http"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -25,26 +23,14 @@ var (
 // killEvery is how often one of the processes is killed.
 const killEvery = 3 * time.Second
 
-// posted is one submission as its caller saw it.
-type posted struct {
-	path   string
-	n      int
-	id     string // acknowledged; empty: nobody knows
-	result string // of a sync one
-}
-
 // TestProcessesAreKilledUnderLoad runs three processes on one Postgres and
 // kills one after the other, while callers and a receiver keep a ledger outside
 // of them.
 func TestProcessesAreKilledUnderLoad(t *testing.T) {
 	patient(t)
 	database := postgrestest.Database(t)
-	rcv := receive(t, nil)
-	go func() {
-		for range rcv.got { // all of them are kept besides
-		}
-	}()
-	t.Cleanup(func() { close(rcv.got) })
+	l := newLedger(t, 1) // nothing is computed
+	hook := newHost(t, l).url
 	begin := func() *service {
 		return serve(t, "--database", database, "--work-timeout", clusterTimeout.String(), "--callback-timeout", "2s", "--log-level", "warn")
 	}
@@ -53,30 +39,14 @@ func TestProcessesAreKilledUnderLoad(t *testing.T) {
 		processes[i].Store(begin())
 	}
 
-	var mu sync.Mutex
-	var ledger []*posted
 	post := func() {
-		mu.Lock()
-		e := &posted{n: len(ledger), path: "/async"}
-		ledger = append(ledger, e)
-		mu.Unlock()
-		body := submission{Workload: "wait", Complexity: 5, Data: map[string]any{"n": e.n}, CallbackURL: rcv.url}
+		e := l.submission()
+		path, body := "/async", submission{Workload: "wait", Complexity: 5, Data: map[string]any{"n": e.n}, CallbackURL: hook}
 		if e.n%5 == 0 {
-			e.path, body.CallbackURL = "/sync", ""
+			path, body.CallbackURL = "/sync", ""
 		}
-		a, err := processes[e.n%len(processes)].Load().try("POST", e.path, body)
-		if err != nil {
-			return // the process was killed meanwhile, or is not back
-		}
-		var ack acknowledgement
-		switch err := json.Unmarshal(a.body, &ack); {
-		case err != nil:
-			t.Errorf("POST %s answers %d %q", e.path, a.status, a.body)
-		case a.status == http.StatusOK || a.status == http.StatusAccepted:
-			e.id, e.result = ack.RequestID, string(ack.Result)
-		case a.status != http.StatusServiceUnavailable:
-			t.Errorf("POST %s answers %d %s", e.path, a.status, a.body)
-		}
+		e.callback = path == "/async"
+		l.post(processes[e.n%len(processes)].Load(), e, path, body) // unanswered if the process is killed meanwhile, or is not back
 	}
 	stop := make(chan struct{})
 	var callers sync.WaitGroup
@@ -118,69 +88,25 @@ func TestProcessesAreKilledUnderLoad(t *testing.T) {
 	})
 	settled := time.Since(ended)
 
-	rows := make(map[int]record)
-	history := s.history("")
-	for _, r := range history {
-		n := numberOf(&r)
-		if _, twice := rows[n]; twice {
-			t.Errorf("submission %d is on record twice", n)
-		}
-		rows[n] = r
-	}
-	acknowledged, crashed := 0, 0
-	for _, e := range ledger {
-		r, found := rows[e.n]
-		delete(rows, e.n)
-		crash := found && show(r.ErrorCode) == "crashed_worker"
-		switch {
-		case e.id == "" && !found:
-		case e.id == "" && r.settled():
-		case !found || r.RequestID != e.id:
-			t.Errorf("submission %d was acknowledged as %s, on record is %v", e.n, e.id, r)
-		case e.path == "/sync" && (r.Status != "completed" || string(r.Result) != e.result):
-			t.Errorf("the caller of %s was given %s, on record is %v", e.id, e.result, r)
-		case e.path == "/async" && r.Callback.State != "sent":
-			t.Errorf("the callback of %s is not sent: %v", e.id, r)
-		case e.path == "/async" && r.Status != "callback_sent" && !crash:
-			t.Errorf("%s has failed: %v", e.id, r)
-		}
-		if e.id != "" {
-			acknowledged++
-		}
-		if crash {
-			crashed++
-		}
-	}
-	for n := range rows {
-		t.Errorf("number %d is on record, and nobody sent it", n)
-	}
-	came := make(map[string][]delivery)
-	for _, d := range rcv.received() {
-		d.verify(t, secret)
-		came[d.id()] = append(came[d.id()], d)
-	}
-	repeated := 0
-	for _, r := range history {
-		n := len(came[r.RequestID])
-		if r.Callback.State == "sent" && n == 0 {
-			t.Errorf("the callback of %s is sent, and never came", r.RequestID)
-		}
-		if n > 1 {
-			repeated += n - 1
-			if orphaned[r.RequestID] == nil {
-				t.Errorf("the callback of %s came %d times, and no process was killed over it", r.RequestID, n)
-			}
+	history := s.pages("/requests?limit=1000")
+	sums := l.balance(t, history)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for id, came := range l.came {
+		if len(came.at) > 1 && orphaned[id] == nil {
+			t.Errorf("the callback of %s came %d times, and no process was killed over it", id, len(came.at))
 		}
 	}
 	countersFit(t, s, history)
 
 	var rescues []time.Duration
 	for id, kills := range orphaned {
-		if came[id] == nil || !came[id][0].at.After(kills[0]) {
+		came := l.came[id]
+		if came == nil || !came.at[0].After(kills[0]) {
 			continue // it was delivered before, or owes no callback
 		}
 		for i, kill := range kills {
-			until := came[id][0].at
+			until := came.at[0]
 			if i+1 < len(kills) && kills[i+1].Before(until) {
 				until = kills[i+1]
 			}
@@ -198,7 +124,7 @@ func TestProcessesAreKilledUnderLoad(t *testing.T) {
 		t.Errorf("the slowest rescue took %v, over %v", slowest, most)
 	}
 	t.Logf("%v, %d kills: %d submissions, %d acknowledged, %d on record, %d crashed_worker; %d callbacks, %d of them repeated",
-		*clusterLength, kills, len(ledger), acknowledged, len(history), crashed, len(rcv.received()), repeated)
+		*clusterLength, kills, len(l.entries), sums.acknowledged, len(history), sums.crashed, sums.callbacks, sums.repeated)
 	t.Logf("%d rescues, done %v to %v after the kill; all settled %v after the load", len(rescues),
 		slices.Min(rescues).Round(100*time.Millisecond), slices.Max(rescues).Round(100*time.Millisecond), settled.Round(100*time.Millisecond))
 }

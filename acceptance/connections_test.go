@@ -65,7 +65,7 @@ func dialAll(t *testing.T, addr string, n int) {
 // ones cost little, the slow ones are cut, and a client who is well is served as
 // before.
 func TestIdleAndSlowConnectionsCostLittle(t *testing.T) {
-	parallel(t)
+	patient(t)
 	const slow = 200
 	s := serve(t, "--max-connections", fmt.Sprint(*manyConnections+2*slow+100))
 	alone := s.latencies(100)

@@ -3,8 +3,12 @@ package acceptance
 import (
 	"context"
 	"encoding/json"
+	"io"
 	"maps"
 	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,6 +20,96 @@ import (
 	"tandem/webhook"
 )
 
+// An input that takes the process down is found out after three starts, and
+// costs the others nothing. On Postgres each start but the first waits for a
+// rescue: no other test takes as long, so this one is among the first.
+func TestAnInputThatKillsTheProcessFailsAndTheOthersDoNot(t *testing.T) {
+	onEachAfterAKill(t, anInputThatKillsTheProcessFailsAndTheOthersDoNot)
+}
+
+func anInputThatKillsTheProcessFailsAndTheOthersDoNot(t *testing.T, database string) {
+	var running atomic.Pointer[service]
+	var deaths atomic.Int64
+	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if body, err := io.ReadAll(r.Body); err == nil && strings.Contains(string(body), "deadly") {
+			deaths.Add(1)
+			running.Load().kill()
+			return
+		}
+		_, _ = io.WriteString(w, `{"hello":"you"}`)
+	}))
+	t.Cleanup(upstream.Close)
+	rcv := receive(t, nil)
+	flags := hastier("--database", database, "--upstream=u="+upstream.URL, "--io-concurrency", "8")
+	calling := func(name string) submission {
+		return submission{Workload: "http", Data: map[string]any{"upstream": "u", "name": name}}
+	}
+	s := serve(t, append(flags, "--paused")...)
+	var innocent []string
+	for range 20 {
+		innocent = append(innocent, s.async(calling("innocent")))
+	}
+	killer := calling("deadly")
+	killer.CallbackURL = rcv.url
+	deadly := s.async(killer)
+	for range 20 {
+		innocent = append(innocent, s.async(calling("innocent")))
+	}
+	s.kill()
+
+	for range 10 { // as a supervisor starts it again
+		file := filepath.Join(t.TempDir(), "address")
+		p := start(t, t.TempDir(), []string{"TANDEM_CALLBACK_SECRET=" + secret.Reveal()}, append([]string{"serve", "--addr", "127.0.0.1:0", "--address-file", file}, flags...)...)
+		s = &service{process: p, t: t}
+		running.Store(s)
+		if died := s.diesBeforeItListens(file); !died {
+			s = connect(t, p, file)
+			failed := false
+			eventually(t, "it dies, or the deadly one is found out", func() bool {
+				a, err := s.try("GET", "/requests/"+deadly, nil)
+				failed = err == nil && strings.Contains(string(a.body), `"status":"failed"`)
+				return failed || err != nil
+			})
+			if failed {
+				break
+			}
+			<-p.exited
+		}
+	}
+	d := rcv.next()
+	d.verify(t, secret)
+	if d.event.RequestID != deadly || d.event.Type != webhook.RequestFailed || d.event.Error == nil || d.event.Error.Code != "crashed_worker" {
+		t.Errorf("the callback says %s", d.body)
+	}
+	if rec := s.settled(deadly); rec.Status != "failed" || show(rec.ErrorCode) != "crashed_worker" || rec.Callback.State != "sent" {
+		t.Errorf("the deadly one is %s", rec)
+	}
+	for _, id := range innocent {
+		if rec := s.outlived(id); rec.Status != "completed" {
+			t.Errorf("an innocent one is %s", rec)
+		}
+	}
+	if n := deaths.Load(); n != 3 {
+		t.Errorf("the process died %d times of it, want 3", n)
+	}
+}
+
+// diesBeforeItListens waits until the process has written its address, or has
+// ended.
+func (s *service) diesBeforeItListens(addressFile string) (died bool) {
+	s.t.Helper()
+	eventually(s.t, "it listens or ends", func() bool {
+		select {
+		case <-s.exited:
+			died = true
+		default:
+		}
+		_, err := os.Stat(addressFile)
+		return died || err == nil
+	})
+	return died
+}
+
 func TestAKillLosesNothingThatWasAccepted(t *testing.T) {
 	onEachAfterAKill(t, aKillLosesNothingThatWasAccepted)
 }
@@ -23,10 +117,11 @@ func TestAKillLosesNothingThatWasAccepted(t *testing.T) {
 func aKillLosesNothingThatWasAccepted(t *testing.T, file string) {
 	const posts, posters = 300, 8
 	rcv := receive(t, nil)
-	s := serve(t, hasty("--database", file, "--workers", "1", "--io-concurrency", "4", "--rounds", "200000")...)
+	s := serve(t, hasty("--database", file, "--workers", "1", "--io-concurrency", "1", "--rounds", "200000")...)
 
-	// Half computes and half waits, so that at any time some are done, some
-	// run and most wait. The posts go on until the service dies under them.
+	// Half computes and half waits, so that at any time some are done and some
+	// run; and a tenth of a second for each of those who wait is more than the
+	// posts take. They go on until the service dies under them.
 	var next atomic.Int64
 	var mu sync.Mutex
 	accepted := make(map[string]bool)
@@ -64,7 +159,7 @@ func aKillLosesNothingThatWasAccepted(t *testing.T, file string) {
 		rcv.next()
 	}
 	before := s.stats().Requests.ByStatus
-	if before["pending"] < 50 || before["processing"] == 0 || before["callback_sent"] == 0 {
+	if before["pending"] < 10 || before["processing"] == 0 || before["callback_sent"] == 0 {
 		t.Errorf("the kill would find %v, which shows too little", before)
 	}
 	sent := s.history("&status=callback_sent")
@@ -163,7 +258,7 @@ func every202IsOnDiskWhenItArrives(t *testing.T, file string) {
 }
 
 func TestNo202WhileTheDatabaseCannotBeWritten(t *testing.T) {
-	onEach(t, no202WhileTheDatabaseCannotBeWritten)
+	onEachPatiently(t, no202WhileTheDatabaseCannotBeWritten)
 }
 
 func no202WhileTheDatabaseCannotBeWritten(t *testing.T, file string) {
@@ -205,7 +300,8 @@ func no202WhileTheDatabaseCannotBeWritten(t *testing.T, file string) {
 				(<-ready).problem(t, http.StatusServiceUnavailable)
 				release()
 			} else {
-				for range 50 { // time enough, were the commit not waited for
+				began := time.Now()
+				for i := 0; i < 50 && time.Since(began) < time.Second; i++ { // time enough, were the commit not waited for
 					s.get("/requests")
 				}
 				select {
@@ -293,39 +389,6 @@ func aSyncRequestThatAKillInterruptedReadsFailed(t *testing.T, file string) {
 		t.Errorf("the work was started %d times, want 1", n)
 	}
 	countersFit(t, s, s.history(""))
-}
-
-func TestWorkThatTakesTheServiceDownThreeTimesFails(t *testing.T) {
-	onEachAfterAKill(t, workThatTakesTheServiceDownThreeTimesFails)
-}
-
-func workThatTakesTheServiceDownThreeTimesFails(t *testing.T, file string) {
-	u := newUpstream(t)
-	rcv := receive(t, nil)
-	var id string
-	for start := range 3 {
-		s := serve(t, hasty("--database", file, u.flag())...)
-		if start == 0 {
-			id = s.async(u.work("deadly", rcv.url))
-		}
-		eventually(t, "the work is begun", func() bool { return u.called("deadly") == start+1 })
-		s.kill()
-	}
-
-	s := serve(t, hasty("--database", file, u.flag())...)
-	s.outlived(id)
-	d := rcv.next()
-	d.verify(t, secret)
-	if d.event.Type != webhook.RequestFailed || d.event.Error == nil || d.event.Error.Code != "crashed_worker" {
-		t.Errorf("the event is %s", d.body)
-	}
-	rec := s.settled(id)
-	if rec.Status != "failed" || show(rec.ErrorCode) != "crashed_worker" || rec.Callback.State != "sent" {
-		t.Errorf("the record is %+v", rec)
-	}
-	if n := u.called("deadly"); n != 3 {
-		t.Errorf("the work was started %d times, want 3", n)
-	}
 }
 
 func TestAnAttemptThatAKillInterruptedIsMadeAgainUnderTheSameID(t *testing.T) {

@@ -16,7 +16,7 @@ func TestDemoReceivesAndVerifiesEveryCallback(t *testing.T) {
 			if code := p.wait(t); code != 0 {
 				t.Fatalf("exit code is %d:\n%s", code, p.stderr.String())
 			}
-			if out := p.stdout.String(); !strings.Contains(out, "Callbacks: 20 received, 20 verified.") {
+			if out := p.stdout.String(); !strings.Contains(out, "Callbacks: 20 received, 20 verified") {
 				t.Errorf("the demo says:\n%s", out)
 			}
 			if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {

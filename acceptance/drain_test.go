@@ -236,11 +236,8 @@ func anAttemptThatTheDrainCutsOffIsNotSpent(t *testing.T, file string) {
 }
 
 func TestAnIdleServiceEndsAtOnce(t *testing.T) {
+	parallel(t)
 	needSignals(t)
-	t.Run("postgres", func(t *testing.T) {
-		parallel(t)
-		anIdleServiceEndsAtOnce(t, syscall.SIGTERM, 0, "--database", migrated.Database(t))
-	})
 	for _, c := range []struct {
 		name  string
 		sig   os.Signal
@@ -250,12 +247,10 @@ func TestAnIdleServiceEndsAtOnce(t *testing.T) {
 		{"asked by a supervisor", syscall.SIGTERM, nil, 0},
 		{"asked from a terminal", os.Interrupt, nil, 0},
 		{"on a file", syscall.SIGTERM, []string{"--database", "requests.db"}, 2}, // the lock is one
+		{"on a Postgres", syscall.SIGTERM, []string{"--database", migrated.Database(t)}, 0},
 		{"while it is paused", syscall.SIGTERM, []string{"--paused"}, 0},
 	} {
-		t.Run(c.name, func(t *testing.T) {
-			parallel(t)
-			anIdleServiceEndsAtOnce(t, c.sig, c.files, c.args...)
-		})
+		t.Run(c.name, func(t *testing.T) { anIdleServiceEndsAtOnce(t, c.sig, c.files, c.args...) })
 	}
 }
 

@@ -17,11 +17,8 @@ func refusedURL(t *testing.T, s *service, url string) {
 }
 
 func TestProductionRefusesCallbackURLsThatLeadInward(t *testing.T) {
-	onEach(t, productionRefusesCallbackURLsThatLeadInward)
-}
-
-func productionRefusesCallbackURLsThatLeadInward(t *testing.T, database string) {
-	s := serve(t, "--database", database, "--mode", "production", "--insecure-no-auth", "--rate-limit", "none")
+	parallel(t)
+	s := serve(t, "--mode", "production", "--insecure-no-auth", "--rate-limit", "none")
 	for _, c := range []struct{ name, url string }{
 		{"loopback", "http://127.0.0.1/hook"},
 		{"loopback elsewhere in its range", "http://127.8.9.10/hook"},
@@ -64,11 +61,8 @@ func productionRefusesCallbackURLsThatLeadInward(t *testing.T, database string) 
 }
 
 func TestDemoModeOpensLoopbackAndNothingElse(t *testing.T) {
-	onEach(t, demoModeOpensLoopbackAndNothingElse)
-}
-
-func demoModeOpensLoopbackAndNothingElse(t *testing.T, database string) {
-	s := serve(t, "--database", database, "--mode", "demo")
+	parallel(t)
+	s := serve(t, "--mode", "demo")
 	for _, url := range []string{"http://10.0.0.1/hook", "http://169.254.169.254/latest/meta-data/", "http://192.168.0.1:8080/hook", "http://[fe80::1]/hook", "http://metadata.google.internal/", "http://0.0.0.0/hook"} {
 		refusedURL(t, s, url)
 	}
@@ -80,12 +74,9 @@ func demoModeOpensLoopbackAndNothingElse(t *testing.T, database string) {
 }
 
 func TestProductionReachesWhatTheOperatorOpened(t *testing.T) {
-	onEach(t, productionReachesWhatTheOperatorOpened)
-}
-
-func productionReachesWhatTheOperatorOpened(t *testing.T, database string) {
+	parallel(t)
 	rcv, other := receive(t, nil), receive(t, nil)
-	s := serve(t, "--database", database, "--mode", "production", "--insecure-no-auth", "--allow-callback-net", "127.0.0.0/8", "--allow-callback-port", rcv.port)
+	s := serve(t, "--mode", "production", "--insecure-no-auth", "--allow-callback-net", "127.0.0.0/8", "--allow-callback-port", rcv.port)
 	id := s.async(submission{Workload: "wait", Data: data, CallbackURL: rcv.url})
 	rcv.next().verify(t, secret)
 	if rec := s.settled(id); rec.Status != "callback_sent" || rec.Callback.MaxAttempts != 8 {
@@ -99,12 +90,9 @@ func productionReachesWhatTheOperatorOpened(t *testing.T, database string) {
 }
 
 func TestHTTPSOnlyRefusesPlainCallbacks(t *testing.T) {
-	onEach(t, httpsOnlyRefusesPlainCallbacks)
-}
-
-func httpsOnlyRefusesPlainCallbacks(t *testing.T, database string) {
+	parallel(t)
 	rcv := receive(t, nil)
-	s := serve(t, "--database", database, "--callback-https-only")
+	s := serve(t, "--callback-https-only")
 	refusedURL(t, s, rcv.url)
 }
 

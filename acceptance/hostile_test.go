@@ -123,20 +123,20 @@ func sickReceivers(t *testing.T, inside string) []sick {
 	}
 	const ok = "HTTP/1.1 200 OK\r\n"
 	all := []sick{
-		{"accepts and reads nothing", func(t *testing.T) string { return rawListener(t, hang) }, "timeout", "failed", 3},
-		{"hangs before the headers", raw(hang), "timeout", "failed", 3},
-		{"hangs in the headers", raw(say(ok+"Content-", hang)), "timeout", "failed", 3},
-		{"hangs in the body of a 500", raw(say("HTTP/1.1 500 No\r\nContent-Length: 5\r\n\r\nhe", hang)), "5xx", "failed", 3},
+		{"accepts and reads nothing", func(t *testing.T) string { return rawListener(t, hang) }, "timeout", "failed", 2},
+		{"hangs before the headers", raw(hang), "timeout", "failed", 2},
+		{"hangs in the headers", raw(say(ok+"Content-", hang)), "timeout", "failed", 2},
+		{"hangs in the body of a 500", raw(say("HTTP/1.1 500 No\r\nContent-Length: 5\r\n\r\nhe", hang)), "5xx", "failed", 2},
 		{"hangs in the body of a 200", raw(say(ok+"Content-Length: 5\r\n\r\nhe", hang)), "", "sent", 1},
-		{"drips a byte a second of its headers", raw(say(ok+"X-Slow: ", forEver("z", time.Second))), "timeout", "failed", 3},
+		{"drips a byte a second of its headers", raw(say(ok+"X-Slow: ", forEver("z", time.Second))), "timeout", "failed", 2},
 		{"answers with ten gigabytes", raw(say(ok+"Content-Length: 10737418240\r\n\r\n", forEver(strings.Repeat("z", 1<<20), 0))), "", "sent", 1},
-		{"answers 500 with ten gigabytes", raw(say("HTTP/1.1 500 No\r\nContent-Length: 10737418240\r\n\r\n", forEver(strings.Repeat("z", 1<<20), 0))), "5xx", "failed", 3},
-		{"sends headers without end", raw(say(ok, forEver("X-More: and more\r\n", 0))), "protocol", "failed", 3},
-		{"storms with informational answers", raw(forEver("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n", 0)), "protocol", "failed", 3},
-		{"speaks another protocol", raw(say("SSH-2.0-OpenSSH_9.9\r\n", nil)), "protocol", "failed", 3},
-		{"has two lengths", raw(say(ok+"Content-Length: 1\r\nContent-Length: 2\r\n\r\nab", nil)), "protocol", "failed", 3},
-		{"closes without an answer", raw(func(net.Conn) {}), "connect", "failed", 3},
-		{"resets", raw(func(c net.Conn) { _ = c.(*net.TCPConn).SetLinger(0) }), "connect", "failed", 3},
+		{"answers 500 with ten gigabytes", raw(say("HTTP/1.1 500 No\r\nContent-Length: 10737418240\r\n\r\n", forEver(strings.Repeat("z", 1<<20), 0))), "5xx", "failed", 2},
+		{"sends headers without end", raw(say(ok, forEver("X-More: and more\r\n", 0))), "protocol", "failed", 2},
+		{"storms with informational answers", raw(forEver("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n", 0)), "protocol", "failed", 2},
+		{"speaks another protocol", raw(say("SSH-2.0-OpenSSH_9.9\r\n", nil)), "protocol", "failed", 2},
+		{"has two lengths", raw(say(ok+"Content-Length: 1\r\nContent-Length: 2\r\n\r\nab", nil)), "protocol", "failed", 2},
+		{"closes without an answer", raw(func(net.Conn) {}), "connect", "failed", 2},
+		{"resets", raw(func(c net.Conn) { _ = c.(*net.TCPConn).SetLinger(0) }), "connect", "failed", 2},
 		{"listens no more", func(t *testing.T) string {
 			l, err := net.Listen("tcp", "127.0.0.1:0")
 			if err != nil {
@@ -144,7 +144,7 @@ func sickReceivers(t *testing.T, inside string) []sick {
 			}
 			l.Close()
 			return "http://" + l.Addr().String() + "/hook"
-		}, "connect", "failed", 3},
+		}, "connect", "failed", 2},
 		{"has a certificate that nobody trusts", func(t *testing.T) string {
 			server := httptest.NewUnstartedServer(http.NotFoundHandler())
 			server.Config.ErrorLog = log.New(io.Discard, "", 0) // bad handshakes are the point
@@ -152,14 +152,14 @@ func sickReceivers(t *testing.T, inside string) []sick {
 			server.StartTLS()
 			t.Cleanup(server.Close)
 			return server.URL + "/hook"
-		}, "tls", "failed", 3},
+		}, "tls", "failed", 2},
 		{"answers a handshake with HTTP", func(t *testing.T) string {
 			return strings.Replace(rawListener(t, say("HTTP/1.1 400 Bad Request\r\n\r\n", nil)), "http://", "https://", 1)
-		}, "tls", "failed", 3},
+		}, "tls", "failed", 2},
 		{"redirects to the inside", handler(func(w http.ResponseWriter, _ int64) {
 			w.Header().Set("Location", inside)
 			w.WriteHeader(http.StatusTemporaryRedirect)
-		}), "redirect", "failed", 3},
+		}), "redirect", "failed", 2},
 		{"wants no more", handler(func(w http.ResponseWriter, _ int64) { w.WriteHeader(http.StatusGone) }), "gone", "failed", 1},
 		{"wants to be left alone for 3 s", handler(func(w http.ResponseWriter, n int64) {
 			if n == 1 {
@@ -174,22 +174,27 @@ func sickReceivers(t *testing.T, inside string) []sick {
 		}), "5xx", "sent", 2},
 	}
 	if full := fullListener(t); full != "" {
-		all = append(all, sick{"hangs at connect", func(*testing.T) string { return full }, "timeout", "failed", 3})
+		all = append(all, sick{"hangs at connect", func(*testing.T) string { return full }, "timeout", "failed", 2})
 	}
 	return all
 }
 
 // Receivers of every kind that is not well get callbacks. What became of each
 // attempt is on record, the service's memory stays what it is, and those who
-// are well do not notice.
+// are well do not notice. What sends and judges is the same on each kind of
+// database, which keeps what became of it: on Postgres some kinds will do.
 func TestHostileReceiversHarmOnlyThemselves(t *testing.T) {
-	onEach(t, hostileReceiversHarmOnlyThemselves)
+	onEachInPlace(t, hostileReceiversHarmOnlyThemselves, parallel, patient)
 }
 
 func hostileReceiversHarmOnlyThemselves(t *testing.T, database string) {
-	s := serve(t, "--database", database, "--callback-timeout", "2s", "--callback-per-host", "4")
+	s := serve(t, "--database", database, "--callback-timeout", "2s", "--callback-attempts", "2", "--callback-per-host", "4")
 	inside := receive(t, nil) // it is not to get a thing
 	sicks := sickReceivers(t, inside.url)
+	if onPostgres(database) {
+		some := []string{"hangs before the headers", "resets", "wants to be left alone for 3 s"}
+		sicks = slices.DeleteFunc(sicks, func(r sick) bool { return !slices.Contains(some, r.name) })
+	}
 	urls, ids := make([]string, len(sicks)), make([]string, len(sicks))
 	for i, r := range sicks {
 		urls[i] = r.url(t)
@@ -242,7 +247,7 @@ func hostileReceiversHarmOnlyThemselves(t *testing.T, database string) {
 	among := well.lag(probes)
 	t.Logf("lag of healthy hosts: median %v, p95 %v, p99 %v without the hostile ones; median %v, p95 %v, p99 %v among them (%.2fx)",
 		at(alone, .5), at(alone, .95), at(alone, .99), at(among, .5), at(among, .95), at(among, .99), float64(at(among, .99))/float64(at(alone, .99)))
-	if at(among, .95) > time.Second { // an attempt at a hostile one takes 2 s
+	if at(among, .95) > time.Second+5*at(alone, .95) { // an attempt at a hostile one takes 2 s
 		t.Errorf("healthy hosts wait %v for those that are not", at(among, .95))
 	}
 	if *hostileStrict && at(among, .99) > 2*at(alone, .99) {

@@ -39,11 +39,8 @@ func count(t *testing.T, report, name string) (sync, async string) {
 }
 
 func TestLoadMeasuresBothPatterns(t *testing.T) {
-	onEach(t, loadMeasuresBothPatterns)
-}
-
-func loadMeasuresBothPatterns(t *testing.T, database string) {
-	s := serve(t, "--database", database)
+	parallel(t)
+	s := serve(t, "--database", newFile(t))
 	dir := t.TempDir()
 	stdout, stderr, code := lab(t, dir, s.url(), "load", "-n", "100", "-c", "4", "--output", "r.json", "--html", "r.html", "--slo", "callback_rate>=100%")
 	if code != 0 {
@@ -104,17 +101,10 @@ func TestLoadEndsWithACodeForScripts(t *testing.T) {
 		code int
 		says string
 	}{
-		{"-n 40 --slo sync.latency.max<1h", 0, ""},
-		{"-n 40 --slo sync.latency.max<1us", 2, "an objective was missed"},
-		{"-n 40 --slo async.accept.p99<1h", 4, "inconclusive"},
+		{"-n 60 -c 8 --production-mode --yes --completion poll --slo sync.latency.max<1h", 0, ""},
+		{"--ramp 20..100 --duration 1s --arrivals constant --sync-ratio 0.25 --seed 4 -c 5 --slo error_rate<=0%", 0, ""},
 		{"-n 40 --slo async.accept.p99<1h --slo error_rate<=0% --slo completion.mean<1us", 2, "an objective was missed"},
-		{"-n 20 --completion poll", 0, ""},
 		{"-n 20 --completion poll --slo callback_rate>99%", 4, "inconclusive"},
-		{"-n 20 --sync-ratio 1 --production-mode", 0, ""},
-		{"-n 20 --workload none-such", 4, "inconclusive"},
-		{"-n 60 -c 8 --production-mode --yes", 0, ""},
-		{"--rate 100 --duration 1s --arrivals constant --sync-ratio 0.25 --slo error_rate<=0%", 0, ""},
-		{"--ramp 20..100 --duration 1s --seed 4 -c 5 --slo error_rate<=0%", 0, ""},
 	} {
 		t.Run(row.args, func(t *testing.T) {
 			stdout, stderr, code := lab(t, t.TempDir(), s.url(), "load", strings.Fields(row.args)...)
@@ -311,9 +301,9 @@ func TestRefusalsAreCountedApart(t *testing.T) {
 }
 
 func TestCompareAndItsAATest(t *testing.T) {
-	parallel(t)
+	patient(t)
 	s := serve(t)
-	stdout, stderr, code := lab(t, t.TempDir(), s.url(), "compare", "-n", "400", "-c", "4", "--workload", "wait", "--output", "c.json", "--html", "c.html")
+	stdout, stderr, code := lab(t, t.TempDir(), s.url(), "compare", "-n", "400", "-c", "10", "--workload", "wait", "--complexity", "10", "--output", "c.json", "--html", "c.html")
 	if code != 0 && code != 4 {
 		t.Fatalf("exit code is %d:\n%s%s", code, stdout, stderr)
 	}
@@ -334,7 +324,7 @@ func TestCompareAndItsAATest(t *testing.T) {
 // TestSearchFindsThatNothingPasses is of a service that refuses all it gets, so
 // that one stage settles each question.
 func TestSearchFindsThatNothingPasses(t *testing.T) {
-	parallel(t)
+	patient(t)
 	url, description, got := null(t, 503)
 	dir := t.TempDir()
 	p := start(t, dir, nil, "search", "--url", url, "--target", description, "--callback-port", "0",

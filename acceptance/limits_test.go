@@ -94,7 +94,7 @@ func theRateLimitCanBeChosen(t *testing.T, database string) {
 }
 
 func TestRetryAfterOfTheRateLimitIsTrue(t *testing.T) {
-	onEach(t, retryAfterOfTheRateLimitIsTrue)
+	onEachPatiently(t, retryAfterOfTheRateLimitIsTrue)
 }
 
 func retryAfterOfTheRateLimitIsTrue(t *testing.T, database string) {
@@ -106,12 +106,16 @@ func retryAfterOfTheRateLimitIsTrue(t *testing.T, database string) {
 	a.problem(t, http.StatusTooManyRequests)
 	wait := time.Duration(a.retryAfter(t)) * time.Second
 	refused := time.Now()
-	eventually(t, "a request is let through again", func() bool { return s.post("/async", quick).status == http.StatusAccepted })
+	eventually(t, "a request is let through again", func() bool {
+		sent := time.Now()
+		through := s.post("/async", quick).status == http.StatusAccepted
+		if !through && sent.Sub(refused) > wait {
+			t.Errorf("Retry-After was %v, and after %v a request is refused", wait, sent.Sub(refused))
+		}
+		return through
+	})
 	if took := time.Since(began); took < 3*time.Second {
 		t.Errorf("a third request was let through after %v of a window of 3s", took)
-	}
-	if took := time.Since(refused); took > wait+1500*time.Millisecond {
-		t.Errorf("Retry-After was %v, and it took %v", wait, took)
 	}
 }
 
@@ -211,10 +215,13 @@ func TestALongBacklogDoesNotStarveSyncCallers(t *testing.T) {
 
 func aLongBacklogDoesNotStarveSyncCallers(t *testing.T, database string) {
 	const backlog, callers = 400, 10
-	s := serve(t, "--database", database, "--workers", "1")
+	s := serve(t, "--database", database, "--paused")
 	for range backlog {
 		s.async(submission{Workload: "compute", Complexity: 4, Data: data})
 	}
+	s.kill()
+
+	s = serve(t, "--database", database, "--workers", "1")
 	for range callers {
 		s.sync(submission{Workload: "compute", Data: data})
 	}

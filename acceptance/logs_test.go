@@ -38,12 +38,9 @@ func (p *process) logLines(t *testing.T) []logLine {
 }
 
 func TestEveryExchangeIsOneLineOfTheLog(t *testing.T) {
-	onEach(t, everyExchangeIsOneLineOfTheLog)
-}
-
-func everyExchangeIsOneLineOfTheLog(t *testing.T, database string) {
+	parallel(t)
 	needSignals(t)
-	s := serve(t, "--database", database)
+	s := serve(t)
 	sync, _ := s.sync(quick)
 	async := s.async(quick)
 	s.worked(async)

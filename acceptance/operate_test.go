@@ -211,6 +211,8 @@ func aBacklogLeftByARunIsDrained(t *testing.T, file string) {
 	backlog := 5000 // several times what is held in memory
 	if onPostgres(file) {
 		backlog = 1000
+	} else if raced {
+		backlog = 2500
 	}
 	s := serve(t, "--database", file, "--paused")
 	var next atomic.Int64

@@ -2,6 +2,7 @@ package acceptance
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -14,9 +15,12 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sync/semaphore"
 
 	"tandem/internal/postgrestest"
 	"tandem/webhook"
@@ -41,7 +45,8 @@ func buildAndRun(m *testing.M) int {
 	defer os.RemoveAll(dir)
 	flag.Parse()
 	atOnce := flag.Lookup("test.parallel").Value
-	places = make(chan struct{}, atOnce.(flag.Getter).Get().(int))
+	placesInAll = int64(atOnce.(flag.Getter).Get().(int))
+	places = semaphore.NewWeighted(placesInAll)
 	if err := atOnce.Set("1000"); err != nil { // places count
 		fmt.Fprintln(os.Stderr, "let tests wait beside others:", err)
 		return 1
@@ -60,11 +65,13 @@ func buildAndRun(m *testing.M) int {
 }
 
 // places is room for as many tests as go test -parallel lets run at once, and
-// waiting for those beside them that do nothing but wait most of the time. (What
-// go test tells of a test's time has the wait for a place in it.)
+// waiting for those beside them that do nothing but wait most of the time. Who
+// waits for a place gets it in turn. (What go test tells of a test's time has the
+// wait for a place in it.)
 var (
-	places  chan struct{}
-	waiting = make(chan struct{}, 8)
+	placesInAll int64
+	places      *semaphore.Weighted
+	waiting     = semaphore.NewWeighted(8)
 )
 
 // parallel is t.Parallel for a test that has something to do.
@@ -73,18 +80,57 @@ func parallel(t *testing.T) {
 	inPlace(t, places)
 }
 
-// patient is t.Parallel for a test that waits until a dead process is taken for
-// dead.
+// patient is t.Parallel for a test that waits, most of the time: until a dead
+// process is taken for dead, or something else is over that takes its time.
 func patient(t *testing.T) {
 	t.Helper()
 	inPlace(t, waiting)
 }
 
-func inPlace(t *testing.T, places chan struct{}) {
+func inPlace(t *testing.T, places *semaphore.Weighted) {
 	t.Helper()
 	t.Parallel()
-	places <- struct{}{}
-	t.Cleanup(func() { <-places })
+	_ = places.Acquire(context.Background(), 1) // fails only if its context ends
+	began := time.Now()
+	t.Cleanup(func() {
+		places.Release(1)
+		hadItsPlace(t, began)
+	})
+}
+
+// machine is for tests that need it. All of them have it one after the other, so
+// that places are emptied for them once.
+var machine struct {
+	sync.Mutex
+	wanted  atomic.Int64 // by those who have it and those who wait
+	emptied bool
+}
+
+// alone is t.Parallel for a test that needs the machine: it has all places. Only
+// those that wait are beside it.
+func alone(t *testing.T) {
+	t.Helper()
+	t.Parallel()
+	machine.wanted.Add(1)
+	machine.Lock()
+	if !machine.emptied {
+		_ = places.Acquire(context.Background(), placesInAll) // as above
+		machine.emptied = true
+	}
+	began := time.Now()
+	t.Cleanup(func() {
+		if machine.wanted.Add(-1) == 0 {
+			places.Release(placesInAll)
+			machine.emptied = false
+		}
+		machine.Unlock()
+		hadItsPlace(t, began)
+	})
+}
+
+func hadItsPlace(t *testing.T, began time.Time) {
+	t.Helper()
+	t.Logf("had its place for %.1f s", time.Since(began).Seconds())
 }
 
 // lookAtSources asks for the state of every file that the program is made of:
@@ -299,6 +345,20 @@ func eventually(t *testing.T, what string, yes func() bool) {
 			t.Fatalf("in vain waited until %s", what)
 		}
 		time.Sleep(5*time.Millisecond + waited/100)
+	}
+}
+
+// wantSoon prints how long something took that should take at most so long, and
+// holds it to that and what a busy machine may add.
+func wantSoon(t *testing.T, what string, took, most time.Duration) {
+	t.Helper()
+	t.Logf("%s %v", what, took.Round(time.Millisecond))
+	busy := 2 * time.Second
+	if raced {
+		busy = 10 * time.Second
+	}
+	if took > most+busy {
+		t.Errorf("%s %v, want %v at most", what, took, most)
 	}
 }
 

@@ -180,7 +180,5 @@ func TestARevokedKeyIsTurnedAwayByAllProcesses(t *testing.T) {
 	for _, s := range processes {
 		eventually(t, "the revoked key is turned away", func() bool { return s.as(key).get("/requests").status != http.StatusOK })
 	}
-	if took := time.Since(revoked); took > 3*time.Second { // 1 s, and what a busy machine takes
-		t.Errorf("a revoked key was good for %v", took)
-	}
+	wantSoon(t, "the revoked key was good for", time.Since(revoked), time.Second)
 }

@@ -10,22 +10,25 @@ import (
 	"tandem/work"
 )
 
-// Both patterns ask for all the computing they can get, once with long work
-// async and short work sync, once the other way. Neither starves.
-func TestEachPatternKeepsItsShareOfTheCPU(t *testing.T) {
-	for _, load := range []bothPatterns{
-		{"many short sync callers, a backlog of long work", 1, 10, 200},
-		{"sync callers with long work, a backlog of short work", 10, 1, 1600},
-	} {
-		t.Run(load.name, func(t *testing.T) {
-			onEach(t, func(t *testing.T, database string) { eachPatternKeepsItsShareOfTheCPU(t, load, database) })
-		})
-	}
+// Both patterns ask for all the computing they can get: many short sync callers
+// come to a backlog of long work. Neither starves. It needs the machine: computing
+// beside others takes several times as long, for both of them.
+func TestEachPatternKeepsItsShareOfTheCPUBesideLongAsyncWork(t *testing.T) {
+	onEachAlone(t, func(t *testing.T, database string) {
+		eachPatternKeepsItsShareOfTheCPU(t, bothPatterns{sync: 1, async: 10, backlog: 200}, database)
+	})
+}
+
+// The other way, sync callers with long work come to a backlog of shorter work.
+// That is still long beside what a request costs a Postgres.
+func TestEachPatternKeepsItsShareOfTheCPUBesideLongSyncWork(t *testing.T) {
+	onEachAlone(t, func(t *testing.T, database string) {
+		eachPatternKeepsItsShareOfTheCPU(t, bothPatterns{sync: 10, async: 3, backlog: 800}, database)
+	})
 }
 
 // bothPatterns is a load of computing.
 type bothPatterns struct {
-	name        string
 	sync, async int // complexity
 	backlog     int
 }
@@ -66,7 +69,7 @@ func eachPatternKeepsItsShareOfTheCPU(t *testing.T, load bothPatterns, database 
 	eventually(t, "enough of both is worked", func() bool {
 		after := s.slotTimes()
 		syncTime, asyncTime = after["sync"].seconds-before["sync"].seconds, after["async"].seconds-before["async"].seconds
-		return after["sync"].count-before["sync"].count >= 40 && after["async"].count-before["async"].count >= 40
+		return after["sync"].count-before["sync"].count >= 20 && after["async"].count-before["async"].count >= 20
 	})
 	if left := s.stats().System.QueueDepth; left == 0 {
 		t.Error("the backlog was used up: nothing is shown")

@@ -10,94 +10,8 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"strings"
-	"sync"
-	"testing"
 	"time"
-
-	"tandem/work"
 )
-
-// ledger is what the callers and the receivers of a service wrote down about
-// it, outside of it.
-type ledger struct {
-	mu        sync.Mutex
-	entries   []*entry
-	cancelled int
-	came      map[string]*arrivals // callbacks, by the id of their request
-	again     map[string]int       // redeliveries that were asked for, by id
-}
-
-// entry is one submission, of which its caller knows what is in it. It belongs
-// to its client until the load is over.
-type entry struct {
-	n        int    // data.n, which no other submission has
-	key      string // its Idempotency-Key; empty: none
-	callback bool
-	repeated bool // posted more than once
-
-	id        string // acknowledged: its caller was told that it is safe
-	result    string // the answer to a sync caller; empty: it had none
-	refused   bool   // its caller was told that it was not taken
-	cancelled bool   // its caller was told that it is cancelled
-	notBefore time.Time
-}
-
-// arrivals are the callbacks that came for one request.
-type arrivals struct {
-	answered int  // those that the receiver answered with 2xx
-	failed   bool // what they told: the request failed,
-	result   string
-}
-
-// submission adds an entry to the ledger.
-func (l *ledger) submission() *entry {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	e := &entry{n: len(l.entries)}
-	l.entries = append(l.entries, e)
-	return e
-}
-
-// check holds the row of an acknowledged submission against what its caller
-// was told.
-func (e *entry) check(fault func(string, ...any), r *record) {
-	switch {
-	case r == nil:
-		fault("submission %d was acknowledged as %s and is lost", e.n, e.id)
-	case numberOf(r) != e.n:
-		fault("submission %d was acknowledged as %s, which is on record as number %d", e.n, e.id, numberOf(r))
-	case e.result != "" && string(r.Result) != e.result:
-		fault("the caller of %s was given %s, on record is %v", r.RequestID, e.result, r)
-	case e.cancelled != (show(r.ErrorCode) == "cancelled"):
-		fault("%s: its caller was told that it is cancelled: %v; on record is %v", r.RequestID, e.cancelled, r)
-	case r.Status == "failed" && !e.cancelled && show(r.ErrorCode) != "expired" && show(r.ErrorCode) != "crashed_worker":
-		fault("%s failed: %v", r.RequestID, r)
-	case e.callback && r.Callback.State != "sent":
-		fault("%s was accepted with a callback, on record is %v", r.RequestID, r)
-	case !e.notBefore.IsZero() && r.StartedAt != nil && r.StartedAt.Before(e.notBefore):
-		fault("%s was to begin at %v and began at %v", r.RequestID, e.notBefore, r.StartedAt)
-	}
-}
-
-// soakKinds is the work as the service does it, to know what must come of it.
-var soakKinds = sync.OnceValues(func() (*work.Registry, error) { return work.Builtin(work.Options{Rounds: soakRounds}) })
-
-// expected is the result of a completed request.
-func expected(t *testing.T, r *record) string {
-	kinds, err := soakKinds()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if r.Workload == "wait" { // without the waiting
-		return fmt.Sprintf(`{"waited_ms":%d}`, (time.Duration(r.Complexity) * work.WaitUnit).Milliseconds())
-	}
-	kind, _ := kinds.Lookup("compute") // which mixed ends with
-	result, err := kind.Func(t.Context(), work.Input{Data: r.InputData, Complexity: r.Complexity})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(result)
-}
 
 // soakClient sends one request after the other.
 type soakClient struct {
@@ -164,23 +78,9 @@ func (c *soakClient) body(e *entry, more map[string]any) map[string]any {
 	return body
 }
 
-// acknowledgement is what the answers to submissions have in common.
-type acknowledgement struct {
-	RequestID string          `json:"request_id"`
-	Result    json.RawMessage `json:"result"`
-	ErrorCode string          `json:"error_code"`
-}
-
-// post sends a submission and returns what is answered; false if nothing is.
-func (c *soakClient) post(path string, body any, headers ...string) (ack acknowledgement, status int, ok bool) {
-	a, err := c.service.Load().with(headers...).try("POST", path, body)
-	if err != nil {
-		return ack, 0, false // what became of it is unknown
-	}
-	if err := json.Unmarshal(a.body, &ack); err != nil {
-		c.t.Errorf("POST %s answers %d %q", path, a.status, a.body)
-	}
-	return ack, a.status, true
+// post submits to the run of the program that clients talk to.
+func (c *soakClient) post(path string, body any, headers ...string) (acknowledgement, int, bool) {
+	return c.service.Load().submit(path, body, headers...)
 }
 
 func (c *soakClient) sync() {
@@ -339,9 +239,6 @@ func (c *soakClient) redelivered() {
 	id := c.ids[0]
 	c.ids = c.ids[1:]
 	c.ledger.mu.Lock()
-	if c.ledger.again == nil {
-		c.ledger.again = make(map[string]int)
-	}
 	c.ledger.again[id]++ // asked for, and perhaps heard
 	c.ledger.mu.Unlock()
 	if a, err := c.service.Load().try("POST", "/requests/"+id+"/redeliver", nil); err == nil && a.status != http.StatusOK && a.status != http.StatusConflict && a.status != http.StatusServiceUnavailable {

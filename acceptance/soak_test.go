@@ -39,7 +39,7 @@ type soak struct {
 	t       *testing.T
 	file    string
 	service atomic.Pointer[service] // the run of the program that clients talk to
-	ledger  ledger
+	ledger  *ledger
 	hosts   []*host
 
 	faults      map[string]int
@@ -64,9 +64,9 @@ func TestSoak(t *testing.T) {
 		seed = rand.Uint64()
 	}
 	t.Logf("-soak.seed=%d", seed)
-	k := &soak{t: t, file: newFile(t), faults: make(map[string]int)}
+	k := &soak{t: t, file: newFile(t), ledger: newLedger(t, soakRounds), faults: make(map[string]int)}
 	for range soakReceivers {
-		k.hosts = append(k.hosts, newHost(t, &k.ledger))
+		k.hosts = append(k.hosts, newHost(t, k.ledger))
 	}
 	k.serve()
 	before := k.smallAndQuiet()
@@ -74,7 +74,7 @@ func TestSoak(t *testing.T) {
 	k.load(seed)
 
 	k.settle()
-	rows := k.rows()
+	rows := k.service.Load().pages("/requests?limit=1000")
 	k.balance(rows)
 	countersFit(t, k.service.Load(), rows)
 	after := k.measure()
@@ -153,122 +153,20 @@ func (k *soak) settle() {
 	k.t.Logf("settled %v after the load; %d callbacks that were given up were delivered again", time.Since(began).Round(time.Millisecond), again)
 }
 
-// rows reads the whole history.
-func (k *soak) rows() []record {
-	k.t.Helper()
-	var all []record
-	link := regexp.MustCompile(`^<([^>]+)>; rel="next"`)
-	for path := "/requests?limit=1000"; path != ""; {
-		var page []record
-		a := k.service.Load().get(path)
-		a.decode(k.t, http.StatusOK, &page)
-		all = append(all, page...)
-		path = ""
-		if next := link.FindStringSubmatch(a.header.Get("Link")); next != nil {
-			path = next[1]
-		}
-	}
-	return all
-}
-
 // balance compares what callers and receivers wrote down with the history.
 func (k *soak) balance(rows []record) {
-	t := k.t
-	l := &k.ledger
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	wrong := 0
-	fault := func(format string, args ...any) {
-		if wrong++; wrong <= 20 {
-			t.Errorf(format, args...)
-		}
+	sums := k.ledger.balance(k.t, rows)
+	if most := k.disruptions * soakPerHost * soakReceivers; sums.repeated > most {
+		k.t.Errorf("%d callbacks came again after they had been answered, at most %d were in flight when the process was ended or stopped", sums.repeated, most)
 	}
-	byID, byN := make(map[string]*record, len(rows)), make(map[int][]*record)
-	statuses := make(map[string]int)
-	for i := range rows {
-		r := &rows[i]
-		byID[r.RequestID] = r
-		n := numberOf(r)
-		byN[n] = append(byN[n], r)
-		statuses[r.Status]++
-		switch {
-		case !r.settled():
-			fault("%s is not settled: %v", r.RequestID, r)
-		case r.Status == "completed" || r.Status == "callback_sent":
-			if want := expected(t, r); string(r.Result) != want {
-				fault("%s has the result %s, the work gives %s", r.RequestID, r.Result, want)
-			}
-		case r.Status == "callback_failed" || r.Callback.State == "failed":
-			fault("%s is given up although its receiver is well: %v", r.RequestID, r)
-		}
-		if r.Callback.State == "sent" {
-			switch came := l.came[r.RequestID]; {
-			case came == nil || came.answered == 0:
-				fault("the callback of %s is on record as sent and no receiver has it", r.RequestID)
-			case came.failed != (r.Status == "failed"):
-				fault("the callback of %s told something else than %v", r.RequestID, r)
-			case r.Status != "failed" && came.result != string(r.Result):
-				fault("the callback of %s told the result %s, on record is %s", r.RequestID, came.result, r.Result)
-			}
-		}
-	}
-	acknowledged, unknown, refused := 0, 0, 0
-	for _, e := range l.entries {
-		of := byN[e.n]
-		if len(of) > 1 && (e.key != "" || !e.repeated) {
-			fault("submission %d (key %q) is on record %d times", e.n, e.key, len(of))
-		}
-		switch {
-		case e.id != "":
-			acknowledged++
-			e.check(fault, byID[e.id])
-		case e.refused:
-			refused++
-			if len(of) > 0 {
-				fault("submission %d was refused and is on record: %v", e.n, of[0])
-			}
-		default:
-			unknown++ // it may be on record or not
-		}
-		delete(byN, e.n)
-	}
-	for n, of := range byN {
-		fault("a request of no submission is on record: %d, %v", n, of[0])
-	}
-	twice, all := 0, 0
-	for id, came := range l.came {
-		all += came.answered
-		if byID[id] == nil {
-			fault("a callback came for %s, which is not on record", id)
-			continue
-		}
-		twice += max(0, came.answered-1-l.again[id])
-	}
-	if most := k.disruptions * soakPerHost * soakReceivers; twice > most {
-		fault("%d callbacks came again after they had been answered, at most %d were in flight when the process was ended or stopped", twice, most)
-	}
-	t.Logf("%d submissions: %d acknowledged, %d refused, %d unknown; %d cancelled", len(l.entries), acknowledged, refused, unknown, l.cancelled)
-	t.Logf("%d requests on record: %v", len(rows), statuses)
-	t.Logf("%d callbacks answered by receivers, %d of them repeated, over %d kills, ends and pauses", all, twice, k.disruptions)
+	k.t.Logf("%d submissions: %d acknowledged, %d refused, %d unknown; %d cancelled", len(k.ledger.entries), sums.acknowledged, sums.refused, sums.unknown, k.ledger.cancelled)
+	k.t.Logf("%d requests on record: %v", len(rows), sums.statuses)
+	k.t.Logf("%d callbacks answered by receivers, %d of them repeated, over %d kills, ends and pauses", sums.callbacks, sums.repeated, k.disruptions)
 	faults := 0
 	for _, n := range k.faults {
 		faults += n
 	}
-	t.Logf("%d faults: %v; %d restarts", faults, k.faults, k.restarts)
-	if wrong > 20 {
-		t.Errorf("and %d more", wrong-20)
-	}
-}
-
-// numberOf is the number of the submission that a request came from.
-func numberOf(r *record) int {
-	var in struct {
-		N int `json:"n"`
-	}
-	if json.Unmarshal(r.InputData, &in) != nil {
-		return -1
-	}
-	return in.N
+	k.t.Logf("%d faults: %v; %d restarts", faults, k.faults, k.restarts)
 }
 
 // size is how large a process is at rest.
@@ -300,7 +198,7 @@ func (k *soak) compare(before, after size) {
 	k.t.Logf("at the end       %v", after)
 	if after.goroutines > before.goroutines+goroutinesMore {
 		k.t.Errorf("%d goroutines are left, %d were there at the beginning:\n%s", after.goroutines, before.goroutines,
-			k.admin().get("/debug/pprof/goroutine?debug=1").body)
+			k.service.Load().operators(k.t).get("/debug/pprof/goroutine?debug=1").body)
 	}
 	if after.files > before.files+filesMore {
 		k.t.Errorf("%d files are open, %d were at the beginning", after.files, before.files)
@@ -321,7 +219,7 @@ func (k *soak) measure() size {
 		h.server.CloseClientConnections()
 	}
 	k.service.Load().client.CloseIdleConnections()
-	admin := k.admin()
+	admin := k.service.Load().operators(k.t)
 	for range 2 { // the second collection frees what finalizers held
 		if a := admin.get("/debug/pprof/heap?gc=1"); a.status != http.StatusOK {
 			k.t.Fatalf("GET /debug/pprof/heap: %d", a.status)
@@ -345,15 +243,6 @@ func (k *soak) measure() size {
 		heap:       value("go_memstats_heap_alloc_bytes"),
 		resident:   value("process_resident_memory_bytes"),
 	}
-}
-
-// admin is the service as its operators see it.
-func (k *soak) admin() *service {
-	k.t.Helper()
-	s := *k.service.Load()
-	s.says(k.t, "listening for operators")
-	s.addr = regexp.MustCompile(`listening for operators","addr":"([^"]+)"`).FindStringSubmatch(s.stderr.String())[1]
-	return &s
 }
 
 // readLog wants no error in the log of a process that has ended but those that

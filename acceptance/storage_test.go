@@ -12,30 +12,38 @@ import (
 // yet, and a Postgres with nothing but the schema in it.
 func onEach(t *testing.T, test func(t *testing.T, database string)) {
 	t.Helper()
-	t.Parallel()
-	onFile(t, test)
-	t.Run("postgres", func(t *testing.T) {
-		parallel(t)
-		test(t, migrated.Database(t))
-	})
+	onEachInPlace(t, test, parallel, parallel)
+}
+
+// onEachAlone is onEach for a test that needs the machine.
+func onEachAlone(t *testing.T, test func(t *testing.T, database string)) {
+	t.Helper()
+	onEachInPlace(t, test, alone, alone)
 }
 
 // onEachAfterAKill is onEach for a test in which a process dies that has begun
 // something. On Postgres it takes a while until another does it.
 func onEachAfterAKill(t *testing.T, test func(t *testing.T, database string)) {
 	t.Helper()
-	t.Parallel()
-	onFile(t, test)
-	t.Run("postgres", func(t *testing.T) {
-		patient(t)
-		test(t, migrated.Database(t))
-	})
+	onEachInPlace(t, test, parallel, patient)
 }
 
-func onFile(t *testing.T, test func(t *testing.T, database string)) {
+// onEachPatiently is onEach for a test that waits most of the time.
+func onEachPatiently(t *testing.T, test func(t *testing.T, database string)) {
+	t.Helper()
+	onEachInPlace(t, test, patient, patient)
+}
+
+func onEachInPlace(t *testing.T, test func(t *testing.T, database string), onFile, onPostgres func(*testing.T)) {
+	t.Helper()
+	t.Parallel()
 	t.Run("file", func(t *testing.T) {
-		parallel(t)
+		onFile(t)
 		test(t, newFile(t))
+	})
+	t.Run("postgres", func(t *testing.T) {
+		onPostgres(t)
+		test(t, migrated.Database(t))
 	})
 }
 

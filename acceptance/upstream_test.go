@@ -51,14 +51,11 @@ func anUpstreamGetsBothFaces(t *testing.T, database string) {
 }
 
 func TestAnUpstreamThatFailsFailsTheRequest(t *testing.T) {
-	onEach(t, anUpstreamThatFailsFailsTheRequest)
-}
-
-func anUpstreamThatFailsFailsTheRequest(t *testing.T, database string) {
+	parallel(t)
 	silent := newUpstream(t)
 	gone := httptest.NewServer(http.NotFoundHandler())
 	gone.Close()
-	s := serve(t, "--database", database,
+	s := serve(t,
 		"--upstream", "broken="+failing(t, http.StatusServiceUnavailable),
 		"--upstream", "moved="+failing(t, http.StatusFound),
 		"--upstream", "silent="+silent.url+",timeout=100ms",
@@ -89,12 +86,9 @@ func anUpstreamThatFailsFailsTheRequest(t *testing.T, database string) {
 }
 
 func TestOnlyWhatTheOperatorNamedCanBeCalled(t *testing.T) {
-	onEach(t, onlyWhatTheOperatorNamedCanBeCalled)
-}
-
-func onlyWhatTheOperatorNamedCanBeCalled(t *testing.T, database string) {
+	parallel(t)
 	u := newUpstream(t)
-	s := serve(t, "--database", database, u.flag())
+	s := serve(t, u.flag())
 	for _, in := range []map[string]any{
 		{"upstream": "other"},
 		{"upstream": u.url},

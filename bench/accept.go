@@ -24,11 +24,11 @@ func measureAccept(ctx context.Context, b *bench) error {
 	const conns = 256
 	var ratios []float64
 	for round := range b.rounds {
-		plain, err := flood(ctx, bare.url+"/async", smallBody, conns, b.length, http.StatusAccepted)
+		_, plain, err := flood(ctx, bare.url+"/async", smallBody, conns, b.length, http.StatusAccepted)
 		if err != nil {
 			return err
 		}
-		durable, err := flood(ctx, service.url+"/async", smallBody, conns, b.length, http.StatusAccepted)
+		_, durable, err := flood(ctx, service.url+"/async", smallBody, conns, b.length, http.StatusAccepted)
 		if err != nil {
 			return err
 		}

@@ -47,7 +47,7 @@ func measureAsync(ctx context.Context, b *bench) error {
 	var ratios, costs []float64
 	done := int64(0)
 	for round := range b.rounds {
-		plain, err := flood(ctx, bare.url+"/async", smallBody, conns, b.length, http.StatusAccepted)
+		_, plain, err := flood(ctx, bare.url+"/async", smallBody, conns, b.length, http.StatusAccepted)
 		if err != nil {
 			return err
 		}

@@ -80,9 +80,10 @@ type side struct {
 	times   []time.Duration
 }
 
-func startSide(ctx context.Context, b *bench, name, database string) (*side, error) {
+// startSide starts a service, and waits until it is ready.
+func startSide(ctx context.Context, b *bench, name, database string, args ...string) (*side, error) {
 	began := time.Now()
-	service, err := start(ctx, b.dir, b.program, "serve", "--mode", "demo", "--addr", "127.0.0.1:0", "--database", database)
+	service, err := b.serve(ctx, database, args...)
 	if err != nil {
 		return nil, err
 	}
@@ -168,8 +169,11 @@ func (s *side) look(ctx context.Context) error {
 	}
 	_, err = io.Copy(io.Discard, answer.Body)
 	answer.Body.Close()
-	if err != nil || answer.StatusCode != http.StatusOK {
-		return fmt.Errorf("GET %s: %s %w", s.next, answer.Status, err)
+	if err != nil {
+		return fmt.Errorf("GET %s: %w", s.next, err)
+	}
+	if answer.StatusCode != http.StatusOK {
+		return fmt.Errorf("GET %s: %s", s.next, answer.Status)
 	}
 	s.times = append(s.times, time.Since(began))
 	s.next = ""
@@ -183,9 +187,13 @@ func inMilliseconds(d time.Duration) string {
 	return fmt.Sprintf("%.2f ms", float64(d.Microseconds())/1000)
 }
 
-// fillHistory writes requests of every kind that has ended, through the
-// backend itself.
+// fillHistory writes requests of every kind that has ended.
 func fillHistory(ctx context.Context, path string, rows int) error {
+	return fill(ctx, path, rows, writeOne)
+}
+
+// fill writes so many requests to a file, through the backend itself.
+func fill(ctx context.Context, path string, rows int, write func(ctx context.Context, backend *embedded.Backend, i int) error) error {
 	backend, err := embedded.Open(ctx, path, embedded.Options{MaxPending: rows + 1})
 	if err != nil {
 		return err
@@ -198,7 +206,7 @@ func fillHistory(ctx context.Context, path string, rows int) error {
 			if i >= rows {
 				return nil
 			}
-			if err := writeOne(ctx, backend, i); err != nil {
+			if err := write(ctx, backend, i); err != nil {
 				return err
 			}
 		}

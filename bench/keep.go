@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/http"
 	"path/filepath"
-	"sync/atomic"
 	"time"
 
 	"tandem"
@@ -34,36 +33,31 @@ func measureBacklog(ctx context.Context, b *bench) error {
 			return err
 		}
 	}
-	began := time.Now()
-	service, err := start(ctx, b.dir, b.program, "serve", "--mode", "demo", "--addr", "127.0.0.1:0", "--rounds", "1000", "--database", large)
+	backlog, err := startSide(ctx, b, "large", large, "--rounds", "1000")
 	if err != nil {
 		return err
 	}
-	defer service.stop()
-	if err := getJSON(ctx, service.url+"/readyz", &struct{}{}); err != nil {
-		return err
-	}
-	ready := time.Since(began)
-	rate, err := drainRate(ctx, service.url, b.length)
+	defer backlog.service.stop()
+	rate, err := drainRate(ctx, backlog.service.url, b.length)
 	if err != nil {
 		return err
 	}
-	resident, err := service.residentMB()
+	resident, err := backlog.service.residentMB()
 	if err != nil {
 		return err
 	}
-	service.stop()
-	control, err := start(ctx, b.dir, b.program, "serve", "--mode", "demo", "--addr", "127.0.0.1:0", "--rounds", "1000", "--database", small)
+	backlog.service.stop()
+	control, err := startSide(ctx, b, "small", small, "--rounds", "1000")
 	if err != nil {
 		return err
 	}
-	defer control.stop()
-	plain, err := drainRate(ctx, control.url, b.length)
+	defer control.service.stop()
+	plain, err := drainRate(ctx, control.service.url, b.length)
 	if err != nil {
 		return err
 	}
 	fmt.Printf("       worked off: %.0f/s of %d, %.0f/s of %d\n", rate, b.rows, plain, few)
-	b.atMost("ready after start", ready, 2*time.Second)
+	b.atMost("ready after start", backlog.ready, 2*time.Second)
 	b.verdict(resident < 200, "%-44s %.0f MB (under 200 MB)", "resident memory", resident)
 	b.atLeast("rate with a large backlog / a small one", rate/plain, 0.9)
 	return nil
@@ -93,24 +87,12 @@ func drainRate(ctx context.Context, url string, length time.Duration) (float64, 
 
 // fillBacklog accepts requests that are not worked.
 func fillBacklog(ctx context.Context, path string, rows int) error {
-	backend, err := embedded.Open(ctx, path, embedded.Options{MaxPending: rows + 1})
-	if err != nil {
-		return err
-	}
-	defer backend.Close()
-	var next atomic.Int64
-	return inParallel(512, func(int) error {
-		for int(next.Add(1)) <= rows {
-			now := time.Now().UTC().Truncate(time.Microsecond)
-			err := backend.Accept(ctx, &tandem.Request{
-				ID: tandem.NewID(now), Mode: tandem.Async, Status: tandem.Pending, Workload: "compute", Lane: "cpu", Complexity: 1,
-				Data: []byte(`{"a":1.5,"b":2}`), Callback: tandem.Callback{State: tandem.CallbackNone}, CreatedAt: now,
-			})
-			if err != nil {
-				return err
-			}
-		}
-		return nil
+	return fill(ctx, path, rows, func(ctx context.Context, backend *embedded.Backend, _ int) error {
+		now := time.Now().UTC().Truncate(time.Microsecond)
+		return backend.Accept(ctx, &tandem.Request{
+			ID: tandem.NewID(now), Mode: tandem.Async, Status: tandem.Pending, Workload: "compute", Lane: "cpu", Complexity: 1,
+			Data: []byte(`{"a":1.5,"b":2}`), Callback: tandem.Callback{State: tandem.CallbackNone}, CreatedAt: now,
+		})
 	})
 }
 
@@ -128,11 +110,11 @@ func measureRetention(ctx context.Context, b *bench) error {
 			if err := fillHistory(ctx, path, rows); err != nil {
 				return err
 			}
-			args := []string{"serve", "--mode", "demo", "--addr", "127.0.0.1:0", "--database", path}
+			var args []string
 			if prune {
-				args = append(args, "--retain", "1s")
+				args = []string{"--retain", "1s"}
 			}
-			service, err := start(ctx, b.dir, b.program, args...)
+			service, err := b.serve(ctx, path, args...)
 			if err != nil {
 				return err
 			}

@@ -31,8 +31,8 @@ func post(c *http.Client, url, body string, want int) (time.Duration, error) {
 }
 
 // flood posts from so many connections for so long, each sending again as soon
-// as it is answered, and returns the rate of good answers.
-func flood(ctx context.Context, url, body string, conns int, length time.Duration, want int) (perSecond float64, err error) {
+// as it is answered, and returns how many good answers there were, and their rate.
+func flood(ctx context.Context, url, body string, conns int, length time.Duration, want int) (answers int, perSecond float64, err error) {
 	c := client(conns)
 	defer c.CloseIdleConnections()
 	var n atomic.Int64
@@ -47,7 +47,7 @@ func flood(ctx context.Context, url, body string, conns int, length time.Duratio
 		}
 		return ctx.Err()
 	})
-	return float64(n.Load()) / time.Since(start).Seconds(), err
+	return int(n.Load()), float64(n.Load()) / time.Since(start).Seconds(), err
 }
 
 // sendAll posts count bodies from so many connections.

@@ -9,6 +9,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -76,6 +77,9 @@ func (b *bench) run(names []string) error {
 			return fmt.Errorf("unknown scenario %q", name)
 		}
 	}
+	if err := b.check(); err != nil {
+		return err
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	var err error
@@ -107,6 +111,20 @@ func (b *bench) run(names []string) error {
 	}
 	fmt.Println("\nall targets reached")
 	return nil
+}
+
+// check returns what is wrong with the flags.
+func (b *bench) check() error {
+	var faults []error
+	for _, flag := range []struct {
+		name  string
+		value int64
+	}{{"rounds", int64(b.rounds)}, {"length", int64(b.length)}, {"rows", int64(b.rows)}, {"processes", int64(b.processes)}} {
+		if flag.value <= 0 {
+			faults = append(faults, fmt.Errorf("-%s must be more than 0", flag.name))
+		}
+	}
+	return errors.Join(faults...)
 }
 
 // unmeasured says why a scenario cannot be measured on this machine, and how it

@@ -160,8 +160,7 @@ func (s *postgresScene) processes(ctx context.Context, n int, args ...string) (a
 		return s.exec(ctx, `DROP DATABASE `+database+` WITH (FORCE)`)
 	}
 	for range n {
-		p, err := start(ctx, s.b.dir, s.b.program, append([]string{"serve", "--mode", "demo", "--addr", "127.0.0.1:0",
-			"--database", s.cluster.URL(database), "--max-pending", "100000000", "--rounds", fmt.Sprint(s.rounds),
+		p, err := s.b.serve(ctx, s.cluster.URL(database), append([]string{"--max-pending", "100000000", "--rounds", fmt.Sprint(s.rounds),
 			"--callback-per-host", "64", "--callback-secret", s.secret.Reveal()}, args...)...)
 		if err != nil {
 			return nil, nil, errors.Join(err, stop())
@@ -181,14 +180,14 @@ type measured struct {
 func (s *postgresScene) accepts(ctx context.Context, n int) (measured, error) {
 	return s.compare(ctx, n, []string{"--paused"}, acceptConns, func(processes []*process) (requests int, took time.Duration, err error) {
 		began := time.Now()
-		rates := make([]float64, n)
+		answers := make([]int, n)
 		err = inParallel(n, func(i int) (err error) {
-			rates[i], err = flood(ctx, processes[i].url+"/async", smallBody, acceptConns/n, s.b.length/turns, http.StatusAccepted)
+			answers[i], _, err = flood(ctx, processes[i].url+"/async", smallBody, acceptConns/n, s.b.length/turns, http.StatusAccepted)
 			return err
 		})
 		took = time.Since(began)
-		for _, rate := range rates {
-			requests += int(rate * took.Seconds())
+		for _, n := range answers {
+			requests += n
 		}
 		return requests, took, err
 	})
@@ -230,7 +229,7 @@ func (s *postgresScene) compare(ctx context.Context, n int, args []string, conns
 	var requests int
 	var took time.Duration
 	for range turns {
-		bare, err := flood(ctx, s.bare.url+"/async", smallBody, conns, s.b.length/turns, http.StatusAccepted)
+		_, bare, err := flood(ctx, s.bare.url+"/async", smallBody, conns, s.b.length/turns, http.StatusAccepted)
 		if err != nil {
 			return m, err
 		}

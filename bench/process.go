@@ -57,8 +57,13 @@ func start(ctx context.Context, dir, program string, args ...string) (*process, 
 	return nil, fmt.Errorf("%s did not start:\n%s", program, log)
 }
 
+// tandem starts the service on a new file.
 func (b *bench) tandem(ctx context.Context, args ...string) (*process, error) {
-	database := filepath.Join(b.dir, strconv.FormatInt(time.Now().UnixNano(), 36)+".db")
+	return b.serve(ctx, filepath.Join(b.dir, strconv.FormatInt(time.Now().UnixNano(), 36)+".db"), args...)
+}
+
+// serve starts the service on a database.
+func (b *bench) serve(ctx context.Context, database string, args ...string) (*process, error) {
 	return start(ctx, b.dir, b.program, append([]string{"serve", "--mode", "demo", "--addr", "127.0.0.1:0", "--database", database}, args...)...)
 }
 

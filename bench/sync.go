@@ -34,18 +34,18 @@ func measureSync(ctx context.Context, b *bench) error {
 	var ratios []float64
 	var plainLatency, ourLatency, commits []time.Duration
 	for round := range b.rounds {
-		plain, err := flood(ctx, bare.url+"/sync", smallBody, conns, b.length, http.StatusOK)
+		_, plain, err := flood(ctx, bare.url+"/sync", smallBody, conns, b.length, http.StatusOK)
 		if err != nil {
 			return err
 		}
-		ours, err := flood(ctx, service.url+"/sync", smallBody, conns, b.length, http.StatusOK)
+		_, ours, err := flood(ctx, service.url+"/sync", smallBody, conns, b.length, http.StatusOK)
 		if err != nil {
 			return err
 		}
 		fmt.Printf("       round %d: bare %5.0f/s   tandem %5.0f/s   %.3fx\n", round+1, plain, ours, ours/plain)
 		ratios = append(ratios, ours/plain)
 		one := client(1)
-		for i := range single / b.rounds { // in turn, so that all meet the same machine
+		for i := range max(1, single/b.rounds) { // in turn, so that all meet the same machine
 			p, err := post(one, bare.url+"/sync", smallBody, http.StatusOK)
 			if err != nil {
 				return err

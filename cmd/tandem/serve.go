@@ -48,7 +48,7 @@ type serveCmd struct {
 	CallbackTimeout   time.Duration  `default:"10s" help:"How long one attempt may take."`
 	CallbackMaxAge    time.Duration  `default:"24h" help:"How old a callback may get before it is given up."`
 	CallbackHTTPSOnly bool           `name:"callback-https-only" help:"Refuse callback URLs that are not https."`
-	CallbackDNS64     bool           `name:"callback-dns64" help:"Judge callback addresses in 64:ff9b::/96 by the IPv4 address in them: for machines whose only way to IPv4 is NAT64."`
+	CallbackDNS64     bool           `name:"callback-dns64" env:"TANDEM_CALLBACK_DNS64" help:"Judge callback addresses in 64:ff9b::/96 by the IPv4 address in them: for machines whose only way to IPv4 is NAT64."`
 	AllowCallbackNet  []netip.Prefix `placeholder:"CIDR" help:"Let callbacks reach a range that is refused otherwise, such as 10.1.0.0/16. Insecure: callers can then reach it through this service."`
 	AllowCallbackPort []uint16       `placeholder:"PORT" help:"Let callbacks use a port beside 80 and 443."`
 

@@ -168,7 +168,7 @@ var runs = []rule{
 	}},
 	{"a backlog larger than memory is processed whole, each request once", func(s *suite) {
 		b := s.backend(Options{})
-		const n = 5000
+		const n = longBacklog
 		want := make(map[string]bool)
 		var mu sync.Mutex
 		accept := func(count int) {
