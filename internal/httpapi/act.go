@@ -93,15 +93,11 @@ func (a *API) redeliverMany(ctx context.Context, in *struct{ exchange }) (*struc
 	if err := extendWrite(in.w, time.Minute); err != nil {
 		return nil, a.refuse(in.r, err)
 	}
-	found, more, err := a.engine.RedeliverMany(ctx, q, dryRun)
+	ids, more, err := a.engine.RedeliverMany(ctx, q, dryRun)
 	if err != nil {
 		return nil, a.refuse(in.r, err)
 	}
-	answer := Redelivered{Redelivered: make([]string, len(found)), More: more, DryRun: dryRun}
-	for i := range found {
-		answer.Redelivered[i] = found[i].ID
-	}
-	return &struct{ Body Redelivered }{answer}, nil
+	return &struct{ Body Redelivered }{Redelivered{Redelivered: append([]string{}, ids...), More: more, DryRun: dryRun}}, nil
 }
 
 // decodeRedelivery reads the body as strictly as that of a submission.
