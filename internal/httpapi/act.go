@@ -43,7 +43,7 @@ type callbacksInput struct {
 	exchange
 	State  string `query:"state" enum:"pending,sent,failed" doc:"Where the callbacks stand; failed: given up"`
 	Host   string `query:"host" doc:"Of the callback URL, with its port if that is not the scheme's"`
-	Limit  int    `query:"limit" default:"100" minimum:"1" maximum:"1000" doc:"Requests on a page"`
+	Limit  int    `query:"limit" default:"100" minimum:"1" maximum:"1000" doc:"Requests on a page; fewer if they weigh 8 MiB before"`
 	Cursor string `query:"cursor" doc:"Where the page before ended; taken from its Link header"`
 }
 

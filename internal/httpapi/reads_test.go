@@ -21,6 +21,62 @@ import (
 	"tandem/work"
 )
 
+// Ten requests with results of 1 MiB and callbacks that were given up: more than a
+// page holds.
+func TestPagesEndByTheirWeight(t *testing.T) {
+	receiver := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusGone) }))
+	defer receiver.Close()
+	result := json.RawMessage(`"` + strings.Repeat("x", tandem.MaxResult-2) + `"`)
+	s := newService(t, Options{}, engine.Options{}, work.Kind{Name: "big", Class: work.Waits, Func: func(context.Context, work.Input) (json.RawMessage, error) {
+		return result, nil
+	}})
+	const all = 10
+	for range all {
+		id := s.accept(`{"data":{"n":1},"workload":"big","callback_url":"` + receiver.URL + `"}`)
+		s.until("callback that was given up", func() bool { return get[Record](s, "/requests/"+id).Callback.State == "failed" })
+	}
+	link := regexp.MustCompile(`^<(/(?:requests|callbacks)\?[^>]*)>; rel="next"$`)
+	for _, path := range []string{"/requests?limit=1000", "/callbacks?limit=1000", "/requests?limit=1000&offset=1"} {
+		var sizes []int
+		for next := path; next != ""; {
+			a := s.do("GET", next, "")
+			var page []Record
+			if err := json.Unmarshal(a.body, &page); err != nil {
+				t.Fatal(err)
+			}
+			sizes, next = append(sizes, len(page)), ""
+			if m := link.FindStringSubmatch(a.Header.Get("Link")); m != nil {
+				next = m[1]
+			}
+		}
+		want := []int{8, 2}
+		if strings.Contains(path, "offset=1") {
+			want = []int{8, 1}
+		}
+		if !slices.Equal(sizes, want) {
+			t.Errorf("%s: got pages of %v requests, want %v", path, sizes, want)
+		}
+	}
+	for _, row := range []struct {
+		body string
+		n    int
+		more bool
+	}{
+		{`{"dry_run":true}`, all, false},
+		{`{"dry_run":true,"limit":9}`, 9, true},
+		{`{"dry_run":true,"limit":8}`, 8, true},
+		{`{}`, all, false},
+	} {
+		var got Redelivered
+		if err := json.Unmarshal(s.do("POST", "/callbacks/redeliver", row.body).body, &got); err != nil {
+			t.Fatal(err)
+		}
+		if distinct := len(slices.Compact(slices.Sorted(slices.Values(got.Redelivered)))); distinct != row.n || len(got.Redelivered) != row.n || got.More != row.more {
+			t.Errorf("%s: got %d ids, %d of them distinct, and more %v; want %d and %v", row.body, len(got.Redelivered), distinct, got.More, row.n, row.more)
+		}
+	}
+}
+
 func TestPagesHoldEveryRequestOnceNewestFirst(t *testing.T) {
 	s := newService(t, Options{}, engine.Options{})
 	var want []string
