@@ -5,10 +5,10 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"slices"
@@ -90,7 +90,7 @@ func (c *serveCmd) Run(ctx context.Context) error {
 		return errors.Join(err, s.Stop(ctx))
 	}
 	if c.AddressFile != "" {
-		if err := writeWhole(c.AddressFile, s.Addr()+"\n"); err != nil {
+		if err := writeWhole(c.AddressFile, func(w io.Writer) error { _, err := io.WriteString(w, s.Addr()+"\n"); return err }); err != nil {
 			return errors.Join(fmt.Errorf("--address-file: %w", err), s.Stop(ctx))
 		}
 	}
@@ -284,20 +284,4 @@ func logger(level string) *slog.Logger {
 		return slog.New(slog.NewTextHandler(os.Stderr, opts))
 	}
 	return slog.New(slog.NewJSONHandler(os.Stderr, opts))
-}
-
-// writeWhole writes a file that others see either whole or not at all.
-func writeWhole(path, text string) error {
-	temp, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(temp.Name()) // gone already if all went well
-	if _, err := temp.WriteString(text); err != nil {
-		return err
-	}
-	if err := temp.Close(); err != nil {
-		return err
-	}
-	return os.Rename(temp.Name(), path)
 }
