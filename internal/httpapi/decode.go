@@ -276,7 +276,7 @@ func reservedHeader(name string) bool {
 // health routes take what load balancers add.
 func onlyKnownParameters(ctx huma.Context, next func(huma.Context)) {
 	r, w := humago.Unwrap(ctx)
-	if r.URL.RawQuery != "" && !open(r.URL.Path) {
+	if r.URL.RawQuery != "" && !isPublic(r.URL.Path) {
 		if err := checkQuery(r.URL.RawQuery, ctx.Operation().Parameters); err != nil {
 			problemOf(err).write(w)
 			return
