@@ -11,6 +11,7 @@ import (
 
 	"tandem"
 	"tandem/internal/engine"
+	"tandem/internal/store"
 	"tandem/internal/storetest"
 )
 
@@ -407,16 +408,14 @@ func (m *model) Request(_ context.Context, id string) (tandem.Request, error) {
 	return tandem.Request{}, errMissing
 }
 
-func (m *model) Requests(_ context.Context, q engine.Query) (page engine.Page, err error) {
+func (m *model) Requests(_ context.Context, q engine.Query) (engine.Page, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	before := int64(len(m.order) + 1)
-	if q.Cursor != "" {
-		if before, err = strconv.ParseInt(q.Cursor, 36, 64); err != nil || before < 1 {
-			return page, tandem.Invalid("cursor", "not a cursor")
-		}
+	before, err := store.ReadCursor(q.Cursor)
+	if err != nil {
+		return engine.Page{}, err
 	}
-	page.Requests = []tandem.Request{}
+	page := store.NewPager(q.Limit)
 	skip := q.Offset
 	for i := min(before-1, int64(len(m.order))) - 1; i >= 0; i-- {
 		r := &m.order[i].Request
@@ -432,13 +431,12 @@ func (m *model) Requests(_ context.Context, q engine.Query) (page engine.Page, e
 		case skip > 0:
 			skip--
 			continue
-		case len(page.Requests) == q.Limit:
-			page.Next = strconv.FormatInt(page.Requests[q.Limit-1].Seq, 36)
-			return page, nil
 		}
-		page.Requests = append(page.Requests, *r)
+		if !page.Add(r) {
+			break
+		}
 	}
-	return page, nil
+	return page.Page, nil
 }
 
 func (m *model) Attempts(_ context.Context, id string) ([]tandem.Attempt, error) {

@@ -358,7 +358,7 @@ func TestStatsCountTheRowsOfEveryStatus(t *testing.T) {
 	}
 	s.accept(`{"data":{"a":1},"workload":"held"}`)
 	<-started
-	const waiting = 100 // more than are ever started ahead
+	const waiting = 300 // more than are ever started ahead
 	for range waiting {
 		s.accept(small)
 	}
