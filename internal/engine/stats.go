@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"tandem"
+	"tandem/work"
 )
 
 // Stats is the state of the service at one moment. Counts come from the store
@@ -102,3 +103,6 @@ func (e *Engine) laneStates() []LaneState {
 func (e *Engine) Backend() (name string, durable bool) {
 	return e.backend.Name(), e.backend.Durable()
 }
+
+// Workloads lists the kinds of work the engine runs, sorted by name.
+func (e *Engine) Workloads() []work.Kind { return e.registry.Kinds() }
