@@ -296,7 +296,7 @@ func keysSayWhatTheyCannotDo(t *testing.T, file string) {
 	newKey(t, file, "ann")
 	for _, row := range []struct{ args, words string }{
 		{"create --name ann", "--name revoke"},
-		{"create --name Ann", "--name a-z"},
+		{"create --name Ann", "--name: must a-z"},
 		{"create", "--name"},
 		{"create --name bob --rate fast", "--rate 50/60s"},
 		{"revoke --name bob", "--name bob"},

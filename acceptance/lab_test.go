@@ -259,6 +259,7 @@ func TestTheLabSaysWhatIsWrongBeforeItSends(t *testing.T) {
 		{"search --slo completion.p95<1s --stage=-2s", "--stage 5s"},
 		{"search --slo completion.p99<1s --first 20 --stage 5s", "--stage 40s"},
 		{"report", "results.json"},
+		{"report --json --html r.html results.json", "--json --html"},
 		{"report " + filepath.Join(dir, "none.json"), "none.json"},
 		{"report " + bad, "bad.yaml result"},
 	} {

@@ -2,10 +2,9 @@ package server
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"time"
 
+	"tandem"
 	"tandem/internal/access"
 	"tandem/internal/store"
 	"tandem/webhook"
@@ -47,10 +46,11 @@ type NewKey struct {
 }
 
 // Create makes a key. A revoked one of the same name is replaced: the new one
-// sees its requests.
+// sees its requests. It returns CodeInvalid for what cannot be a name, and
+// CodeConflict if there is a good key of it.
 func (k *Keys) Create(ctx context.Context, name string, admin bool, rate Rate) (NewKey, error) {
 	if err := access.CheckName(name); err != nil {
-		return NewKey{}, fmt.Errorf("name %w", err)
+		return NewKey{}, tandem.Invalid("name", "%s", err)
 	}
 	made := NewKey{CallbackSecret: webhook.NewSecret()}
 	now := time.Now()
@@ -60,16 +60,18 @@ func (k *Keys) Create(ctx context.Context, name string, admin bool, rate Rate) (
 	return made, k.store.Create(ctx, key)
 }
 
-// Revoke ends a key. What it asked for is still worked and called back.
+// Revoke ends a key. What it asked for is still worked and called back. It
+// returns CodeConflict if there is no good key of the name.
 func (k *Keys) Revoke(ctx context.Context, name string) error {
 	return k.store.Revoke(ctx, name, time.Now())
 }
 
 // Rotate gives a key another callback secret. Until the overlap is over,
-// callbacks are signed with those before it as well.
+// callbacks are signed with those before it as well. It returns CodeConflict if
+// there is no good key of the name, and CodeInvalid for an overlap below zero.
 func (k *Keys) Rotate(ctx context.Context, name string, overlap time.Duration) (webhook.Secret, error) {
 	if overlap < 0 {
-		return webhook.Secret{}, errors.New("the overlap must not be negative")
+		return webhook.Secret{}, tandem.Invalid("overlap", "must not be negative, is %v", overlap)
 	}
 	secret := webhook.NewSecret()
 	return secret, k.store.Rotate(ctx, name, access.Secret{Secret: secret, CreatedAt: time.Now()}, overlap)

@@ -51,7 +51,7 @@ type conn struct {
 
 // Write makes problem documents of what net/http refuses by itself.
 func (c *conn) Write(b []byte) (int, error) {
-	refusal := httpapi.Unasked(b)
+	refusal := httpapi.RewriteRefusal(b)
 	if refusal == nil {
 		return c.Conn.Write(b)
 	}

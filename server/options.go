@@ -1,8 +1,8 @@
 package server
 
 import (
+	"crypto/tls"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net/netip"
 	"slices"
@@ -40,9 +40,6 @@ const (
 
 // ParseRate reads a rate such as "50/60s".
 func ParseRate(s string) (Rate, error) { return limit.ParseRate(s) }
-
-// CheckOrigin returns an error for what cannot be one of Options.CORSOrigins.
-func CheckOrigin(origin string) error { return httpapi.CheckOrigin(origin) }
 
 // Options say how a Server works. The zero value of each means its default,
 // which may depend on Mode.
@@ -111,6 +108,13 @@ type Options struct {
 	Logger  *slog.Logger // discards
 }
 
+// Check returns what is wrong with the options, as far as it can be told before
+// the service is put together: Faults, joined. New checks them, too.
+func (o Options) Check() error {
+	_, err := o.withDefaults()
+	return err
+}
+
 func (o Options) withDefaults() (Options, error) {
 	setDefault(&o.Mode, Demo)
 	var unknownMode error
@@ -123,12 +127,13 @@ func (o Options) withDefaults() (Options, error) {
 			setDefault(&o.Rate, Rate{N: 50, Window: time.Minute})
 		}
 	default:
-		unknownMode = fmt.Errorf("Mode must be %q or %q, is %q", Demo, Production, o.Mode)
+		unknownMode = fault("Mode", "must be %s or %s, is %q", Demo, Production, o.Mode)
 	}
-	o.RequireKeys = o.RequireKeys || o.Mode == Production && !o.InsecureNoAuth
 	if len(o.Roles) == 0 {
 		o.Roles = []Role{RoleAPI, RoleWorker}
 	}
+	faults := errors.Join(unknownMode, o.contradictions(), o.unusable(), o.outOfRange())
+	o.RequireKeys = o.needsKeys()
 	setDefault(&o.Addr, "127.0.0.1:8000")
 	setDefault(&o.MaxConnections, 10_000)
 	setDefault(&o.DrainTimeout, 30*time.Second)
@@ -139,66 +144,94 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	return o, errors.Join(unknownMode, o.contradictions(), o.outOfRange())
+	return o, faults
 }
 
-// contradictions returns what of the options does not go together, and what none
-// of them can be.
+func (o *Options) needsKeys() bool {
+	return o.RequireKeys || o.Mode == Production && !o.InsecureNoAuth
+}
+
+// contradictions returns what of the options does not go together.
 func (o *Options) contradictions() error {
 	var faults []error
-	if o.RequireKeys && o.Database == Memory {
-		faults = append(faults, errors.New("option Database: a service in memory can have no API keys; give it a file, or let anyone in with InsecureNoAuth"))
-	}
 	if o.RequireKeys && o.InsecureNoAuth {
-		faults = append(faults, errors.New("options RequireKeys and InsecureNoAuth contradict each other"))
+		faults = append(faults, fault("RequireKeys", "contradicts %s; leave one of them out", option("InsecureNoAuth")))
 	}
-	for _, role := range o.Roles {
-		if role != RoleAPI && role != RoleWorker {
-			faults = append(faults, fmt.Errorf("option Roles must be of %q and %q, has %q", RoleAPI, RoleWorker, role))
-		}
+	switch {
+	case o.Database != Memory || !o.needsKeys():
+	case o.RequireKeys:
+		faults = append(faults, fault("Database", "a service in memory can have no API keys; give it a file, or leave out %s", option("RequireKeys")))
+	default:
+		faults = append(faults, fault("Database", "a service in memory can have no API keys; give it a file, or let anyone in with %s", option("InsecureNoAuth")))
 	}
-	if !IsPostgres(o.Database) {
-		if !o.has(RoleAPI) || !o.has(RoleWorker) {
-			faults = append(faults, errors.New("option Roles: the one process that a file can have takes all roles; give Database a Postgres to have more processes"))
-		}
-		if o.DatabasePollOnly {
-			faults = append(faults, errors.New("option DatabasePollOnly is for a Postgres; the Database is a file"))
-		}
+	if o.DatabasePollOnly && !IsPostgres(o.Database) {
+		faults = append(faults, fault("DatabasePollOnly", "is for a Postgres; give %s its URL", option("Database")))
 	}
-	if (o.TLSCert == "") != (o.TLSKey == "") {
-		faults = append(faults, errors.New("options TLSCert and TLSKey belong together"))
-	}
-	for _, origin := range o.CORSOrigins {
-		if err := httpapi.CheckOrigin(origin); err != nil {
-			faults = append(faults, fmt.Errorf("option CORSOrigins %w", err))
-		}
+	switch {
+	case o.TLSCert != "" && o.TLSKey == "":
+		faults = append(faults, fault("TLSKey", "must be given with %s", option("TLSCert")))
+	case o.TLSKey != "" && o.TLSCert == "":
+		faults = append(faults, fault("TLSCert", "must be given with %s", option("TLSKey")))
 	}
 	return errors.Join(faults...)
 }
 
-// outOfRange returns which options are less or more than they can be.
+// unusable returns which options are nothing that they could be.
+func (o *Options) unusable() error {
+	var faults []error
+	unknown := func(r Role) bool { return r != RoleAPI && r != RoleWorker }
+	if i := slices.IndexFunc(o.Roles, unknown); i >= 0 {
+		faults = append(faults, fault("Roles", "must be of %s and %s, has %q", RoleAPI, RoleWorker, o.Roles[i]))
+	} else if !IsPostgres(o.Database) && (!o.has(RoleAPI) || !o.has(RoleWorker)) {
+		faults = append(faults, fault("Roles", "the one process that a file can have takes all roles; give %s a postgres:// URL to have more processes", option("Database")))
+	}
+	if o.TLSCert != "" && o.TLSKey != "" {
+		if _, err := tls.LoadX509KeyPair(o.TLSCert, o.TLSKey); err != nil {
+			faults = append(faults, fault("TLSCert", "%v", err))
+		}
+	}
+	for _, origin := range o.CORSOrigins {
+		if err := httpapi.CheckOrigin(origin); err != nil {
+			faults = append(faults, fault("CORSOrigins", "%v", err))
+		}
+	}
+	for _, prefix := range o.InsecureAllowCallbackNets {
+		if err := egress.CheckRange(prefix); err != nil {
+			faults = append(faults, fault("InsecureAllowCallbackNets", "%v", err))
+		}
+	}
+	if slices.Contains(o.AllowCallbackPorts, 0) {
+		faults = append(faults, fault("AllowCallbackPorts", "must be from 1 to 65535, is 0"))
+	}
+	if o.Rate != (Rate{}) && (o.Rate.N < 1 || o.Rate.Window < time.Second) {
+		faults = append(faults, fault("Rate", "must be a count and a window of at least a second, is %v", o.Rate))
+	}
+	return errors.Join(faults...)
+}
+
+// outOfRange returns which options are less or more than they can be. Zero is
+// the default.
 func (o *Options) outOfRange() error {
 	var faults []error
-	if o.CallbackAttempts < 1 || o.CallbackAttempts > 20 {
-		faults = append(faults, fmt.Errorf("option CallbackAttempts must be from 1 to 20, is %d", o.CallbackAttempts))
-	}
 	for _, n := range []struct {
-		name  string
-		value int
+		option      string
+		value, most int
 	}{
-		{"Workers", o.Workers},
-		{"IOConcurrency", o.IOConcurrency},
-		{"MaxPending", o.MaxPending},
-		{"CallbackPerHost", o.CallbackPerHost},
-		{"MaxConnections", o.MaxConnections},
+		{"Workers", o.Workers, 1024},
+		{"IOConcurrency", o.IOConcurrency, 100_000},
+		{"MaxPending", o.MaxPending, 1_000_000_000},
+		{"Rounds", o.Rounds, 1_000_000_000},
+		{"CallbackAttempts", o.CallbackAttempts, 20},
+		{"CallbackPerHost", o.CallbackPerHost, 10_000},
+		{"MaxConnections", o.MaxConnections, 1_000_000},
 	} {
-		if n.value < 0 {
-			faults = append(faults, fmt.Errorf("option %s must not be negative, is %d", n.name, n.value))
+		if n.value < 0 || n.value > n.most {
+			faults = append(faults, fault(n.option, "must be from 1 to %d, is %d", n.most, n.value))
 		}
 	}
 	for _, d := range []struct {
-		name  string
-		value time.Duration
+		option string
+		value  time.Duration
 	}{
 		{"SyncQueueTimeout", o.SyncQueueTimeout},
 		{"WorkTimeout", o.WorkTimeout},
@@ -207,14 +240,11 @@ func (o *Options) outOfRange() error {
 		{"CallbackMaxAge", o.CallbackMaxAge},
 	} {
 		if d.value < 0 {
-			faults = append(faults, fmt.Errorf("option %s must not be negative, is %v", d.name, d.value))
+			faults = append(faults, fault(d.option, "must be positive, such as 30s, is %v", d.value))
 		}
 	}
 	if o.Retain != 0 && o.Retain < time.Second {
-		faults = append(faults, fmt.Errorf("option Retain must be at least a second, or 0 to keep requests for ever, is %v", o.Retain))
-	}
-	if o.Rate != (Rate{}) && (o.Rate.N < 1 || o.Rate.Window < time.Second) {
-		faults = append(faults, fmt.Errorf("option Rate must be a count and a window of at least a second, is %v", o.Rate))
+		faults = append(faults, fault("Retain", "must be at least 1s, such as 720h, is %v", o.Retain))
 	}
 	return errors.Join(faults...)
 }

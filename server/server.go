@@ -45,16 +45,16 @@ type Server struct {
 }
 
 // New opens the database and puts the service together; nothing runs yet. All
-// faults in opts come back joined. Call Stop, or Run, to free what it opened.
+// Faults in opts come back joined. Call Stop, or Run, to free what it opened.
 func New(ctx context.Context, opts Options) (_ *Server, err error) {
 	opts, err = opts.withDefaults()
-	faults := []error{wrap("server options", err)}
-	registry, err := opts.workloads()
-	faults = append(faults, wrap("workloads", err))
-	guard, err := egress.New(opts.callbackRules())
-	faults = append(faults, wrap("callback rules", err))
-	if err := errors.Join(faults...); err != nil {
+	registry, unworkable := opts.workloads()
+	if err := errors.Join(err, unworkable); err != nil {
 		return nil, err
+	}
+	guard, err := egress.New(opts.callbackRules())
+	if err != nil {
+		return nil, fmt.Errorf("callback rules: %w", err)
 	}
 	s := &Server{opts: opts, log: opts.Logger, stopping: make(chan struct{})}
 	defer func() {
@@ -207,22 +207,17 @@ func (s *Server) watchKeys(ctx context.Context, backend database, keys *access.K
 	return nil
 }
 
-// wrap is err with what it is about, or nil.
-func wrap(what string, err error) error {
-	if err == nil {
-		return nil
-	}
-	return fmt.Errorf("%s: %w", what, err)
-}
-
 func (o *Options) workloads() (*work.Registry, error) {
-	registry, err := work.Builtin(work.Options{Rounds: o.Rounds, Upstreams: o.Upstreams})
+	// Rounds below zero are a fault already, which need not be told twice.
+	registry, err := work.Builtin(work.Options{Rounds: max(0, o.Rounds), Upstreams: o.Upstreams})
 	if err != nil {
-		return nil, err
+		return nil, fault("Upstreams", "%v", err)
 	}
 	var faults []error
 	for _, kind := range o.Workloads {
-		faults = append(faults, registry.Register(kind))
+		if err := registry.Register(kind); err != nil {
+			faults = append(faults, fault("Workloads", "%v", err))
+		}
 	}
 	return registry, errors.Join(faults...)
 }
@@ -231,11 +226,11 @@ func (o *Options) workloads() (*work.Registry, error) {
 func (s *Server) Start(ctx context.Context) error {
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.opts.Addr)
 	if err != nil {
-		return fmt.Errorf("listen on %s: %w; choose another address with Addr (--addr)", s.opts.Addr, err)
+		return fault("Addr", "cannot listen on %s: %v; choose another address", s.opts.Addr, err)
 	}
 	if s.admin != nil {
 		if s.adminAt, err = (&net.ListenConfig{}).Listen(ctx, "tcp", s.opts.AdminAddr); err != nil {
-			return errors.Join(fmt.Errorf("listen on %s: %w; choose another address with AdminAddr (--admin-addr)", s.opts.AdminAddr, err), listener.Close())
+			return errors.Join(fault("AdminAddr", "cannot listen on %s: %v; choose another address", s.opts.AdminAddr, err), listener.Close())
 		}
 		s.onClose(s.admin.Close)
 		go s.admin.Serve(limitListener(s.adminAt, s.opts.MaxConnections)) // returns when it is closed

@@ -74,12 +74,20 @@ func TestNewNamesAllFaultsAtOnce(t *testing.T) {
 		Rate: server.Rate{N: 5}, InsecureAllowCallbackNets: []netip.Prefix{{}},
 	})
 	for _, want := range []string{
-		"Mode", "Workers", "IOConcurrency", "MaxPending", "CallbackPerHost", "CallbackAttempts", "rounds",
+		"Mode", "Workers", "IOConcurrency", "MaxPending", "CallbackPerHost", "CallbackAttempts", "Rounds",
 		"SyncQueueTimeout", "WorkTimeout", "DrainTimeout", "CallbackTimeout", "CallbackMaxAge", "Rate", "a range to allow",
 	} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("error %v does not name %s", err, want)
 		}
+	}
+	_, err = server.New(t.Context(), server.Options{Rounds: -1})
+	if err == nil || err.Error() != "option Rounds: must be from 1 to 1000000000, is -1" {
+		t.Errorf("one fault is told as %q", err)
+	}
+	_, err = server.New(t.Context(), server.Options{RequireKeys: true})
+	if err == nil || err.Error() != "option Database: a service in memory can have no API keys; give it a file, or leave out RequireKeys" {
+		t.Errorf("keys in memory are refused with %q", err)
 	}
 	_, err = server.New(t.Context(), server.Options{Mode: "best"})
 	if err == nil || strings.Contains(err.Error(), "\n") {

@@ -7,6 +7,8 @@ import (
 	"math"
 	"slices"
 	"strconv"
+
+	"tandem/internal/jsonwalk"
 )
 
 // read returns the canonical form of JSON data - no spaces, keys sorted,
@@ -22,35 +24,36 @@ func read(data json.RawMessage) (canonical []byte, numbers []float64, err error)
 		return nil, nil, fmt.Errorf("parse data: %w", json.Unmarshal(data, &sink))
 	}
 	r := reader{in: data, canonical: make([]byte, 0, len(data))}
-	r.value()
+	r.value(jsonwalk.Space(data, 0))
 	return r.canonical, r.numbers, nil
 }
 
 // reader walks through JSON that is known to be valid.
 type reader struct {
 	in        []byte
-	at        int
 	canonical []byte
 	numbers   []float64
 }
 
-func (r *reader) value() {
-	r.space()
-	switch c := r.in[r.at]; c {
+// value reads the value at i, and returns the position behind it.
+func (r *reader) value(i int) int {
+	switch c := r.in[i]; c {
 	case '{':
-		r.object()
+		return r.object(i)
 	case '[':
-		r.array()
+		return r.array(i)
 	case '"':
-		_, written := r.text()
+		end, _, written := r.text(i)
 		r.canonical = append(r.canonical, written...)
+		return end
 	default:
-		literal := r.literal()
-		r.canonical = append(r.canonical, literal...)
+		end := jsonwalk.Literal(r.in, i)
+		r.canonical = append(r.canonical, r.in[i:end]...)
 		if c == '-' || '0' <= c && c <= '9' {
-			v, _ := strconv.ParseFloat(string(literal), 64) // its one error, out of range, comes with an infinity
+			v, _ := strconv.ParseFloat(string(r.in[i:end]), 64) // its one error, out of range, comes with an infinity
 			r.numbers = append(r.numbers, finite(v))
 		}
+		return end
 	}
 }
 
@@ -61,19 +64,17 @@ type member struct {
 	at           int
 }
 
-func (r *reader) object() {
+func (r *reader) object(i int) (end int) {
 	var few [8]member
 	members := few[:0]
-	for r.at++; r.next('}'); {
+	i, more := jsonwalk.Next(r.in, i+1, '}')
+	for more {
 		var m member
-		m.key, m.written = r.text()
-		r.space()
-		r.at++ // the colon
-		m.at = r.at
+		i, m.key, m.written = r.text(i)
+		m.at = jsonwalk.Colon(r.in, i)
 		members = append(members, m)
-		r.skip()
+		i, more = jsonwalk.Next(r.in, jsonwalk.Value(r.in, m.at), '}')
 	}
-	end := r.at
 	slices.SortStableFunc(members, func(a, b member) int { return bytes.Compare(a.key, b.key) })
 	r.canonical = append(r.canonical, '{')
 	first := len(r.canonical)
@@ -85,53 +86,32 @@ func (r *reader) object() {
 			r.canonical = append(r.canonical, ',')
 		}
 		r.canonical = append(append(r.canonical, m.written...), ':')
-		r.at = m.at
-		r.value()
+		r.value(m.at)
 	}
 	r.canonical = append(r.canonical, '}')
-	r.at = end
+	return i
 }
 
-func (r *reader) array() {
+func (r *reader) array(i int) (end int) {
 	r.canonical = append(r.canonical, '[')
 	first := len(r.canonical)
-	for r.at++; r.next(']'); {
+	i, more := jsonwalk.Next(r.in, i+1, ']')
+	for more {
 		if len(r.canonical) > first {
 			r.canonical = append(r.canonical, ',')
 		}
-		r.value()
+		i, more = jsonwalk.Next(r.in, r.value(i), ']')
 	}
 	r.canonical = append(r.canonical, ']')
+	return i
 }
 
-// next goes to the next member or element, or behind the bracket that ends them.
-func (r *reader) next(end byte) bool {
-	r.space()
-	if r.in[r.at] == ',' {
-		r.at++
-		r.space()
-	}
-	if r.in[r.at] == end {
-		r.at++
-		return false
-	}
-	return true
-}
-
-// text reads a string: what it says, and how the canonical form writes it.
-func (r *reader) text() (says, written []byte) {
-	start, plain := r.at, true
-	for r.at++; r.in[r.at] != '"'; r.at++ {
-		c := r.in[r.at]
-		if c == '\\' {
-			r.at++
-		}
-		plain = plain && c != '\\' && c < 0x80
-	}
-	r.at++
-	raw := r.in[start:r.at]
+// text reads the string at i: what it says, and how the canonical form writes it.
+func (r *reader) text(i int) (end int, says, written []byte) {
+	end, plain := jsonwalk.String(r.in, i)
+	raw := r.in[i:end]
 	if plain {
-		return raw[1 : len(raw)-1], raw
+		return end, raw[1 : len(raw)-1], raw
 	}
 	var s string
 	_ = json.Unmarshal(raw, &s) // cannot fail: it is valid
@@ -139,52 +119,7 @@ func (r *reader) text() (says, written []byte) {
 	encoder := json.NewEncoder(&buffer)
 	encoder.SetEscapeHTML(false)
 	_ = encoder.Encode(s) // nor can this, of a string into memory
-	return []byte(s), bytes.TrimSuffix(buffer.Bytes(), []byte("\n"))
-}
-
-// literal reads a number, true, false or null.
-func (r *reader) literal() []byte {
-	start := r.at
-	for r.at < len(r.in) && bytes.IndexByte([]byte(" \t\n\r,]}"), r.in[r.at]) < 0 {
-		r.at++
-	}
-	return r.in[start:r.at]
-}
-
-// skip goes behind a value, which takes little more than counting brackets
-// outside of strings.
-func (r *reader) skip() {
-	for depth := 0; ; {
-		switch r.space(); r.in[r.at] {
-		case '{', '[':
-			depth++
-			r.at++
-		case '}', ']':
-			depth--
-			r.at++
-		case ',', ':':
-			r.at++
-			continue
-		case '"':
-			for r.at++; r.in[r.at] != '"'; r.at++ {
-				if r.in[r.at] == '\\' {
-					r.at++
-				}
-			}
-			r.at++
-		default:
-			r.literal()
-		}
-		if depth == 0 {
-			return
-		}
-	}
-}
-
-func (r *reader) space() {
-	for r.in[r.at] == ' ' || r.in[r.at] == '\t' || r.in[r.at] == '\n' || r.in[r.at] == '\r' {
-		r.at++
-	}
+	return end, []byte(s), bytes.TrimSuffix(buffer.Bytes(), []byte("\n"))
 }
 
 func finite(v float64) float64 { return max(-math.MaxFloat64, min(math.MaxFloat64, v)) }

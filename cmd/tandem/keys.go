@@ -8,6 +8,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"tandem"
 	"tandem/server"
 )
 
@@ -37,6 +38,20 @@ func (c *keysCmd) with(ctx context.Context, f func(*server.Keys) error) error {
 	return errors.Join(f(keys), keys.Close())
 }
 
+// keyFault names the flag that is to blame: the one that Keys says, the name for
+// what of it is in conflict, and the database for everything else.
+func keyFault(err error) error {
+	e, ok := errors.AsType[*tandem.Error](err)
+	switch {
+	case ok && e.Code == tandem.CodeInvalid:
+		return fmt.Errorf("--%s: %s", e.Field, e.Message)
+	case ok && e.Code == tandem.CodeConflict:
+		return fmt.Errorf("--name: %s", e.Message)
+	default:
+		return fmt.Errorf("--database: %w", err)
+	}
+}
+
 type keysCreateCmd struct {
 	Name  string `required:"" help:"Whose it is: 1 to 64 of a-z, 0-9, dot, dash and underscore."`
 	Rate  string `placeholder:"N/WINDOW" help:"POST requests it may make, such as 50/60s. Default: the service's --rate-limit."`
@@ -54,7 +69,7 @@ func (c *keysCreateCmd) Run(ctx context.Context, all *cli) error {
 	return all.Keys.with(ctx, func(keys *server.Keys) error {
 		made, err := keys.Create(ctx, c.Name, c.Admin, rate)
 		if err != nil {
-			return fmt.Errorf("--name: %w", err)
+			return keyFault(err)
 		}
 		fmt.Printf("api key          %s\ncallback secret  %s\n", made.Token, made.CallbackSecret.Reveal())
 		fmt.Fprintln(os.Stderr, "The key is not shown again: only its hash is kept.")
@@ -68,7 +83,7 @@ func (keysListCmd) Run(ctx context.Context, all *cli) error {
 	return all.Keys.existing(ctx, func(keys *server.Keys) error {
 		list, err := keys.List(ctx)
 		if err != nil {
-			return err
+			return keyFault(err)
 		}
 		w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
 		fmt.Fprintln(w, "NAME\tADMIN\tRATE\tCALLBACK SECRETS\tCREATED\tREVOKED")
@@ -95,13 +110,10 @@ type keysRotateCmd struct {
 }
 
 func (c *keysRotateCmd) Run(ctx context.Context, all *cli) error {
-	if c.Overlap < 0 {
-		return fmt.Errorf("--overlap must not be negative, is %v", c.Overlap)
-	}
 	return all.Keys.existing(ctx, func(keys *server.Keys) error {
 		secret, err := keys.Rotate(ctx, c.Name, c.Overlap)
 		if err != nil {
-			return fmt.Errorf("--name: %w", err)
+			return keyFault(err)
 		}
 		fmt.Printf("callback secret  %s\n", secret.Reveal())
 		return nil
@@ -115,7 +127,7 @@ type keysRevokeCmd struct {
 func (c *keysRevokeCmd) Run(ctx context.Context, all *cli) error {
 	return all.Keys.existing(ctx, func(keys *server.Keys) error {
 		if err := keys.Revoke(ctx, c.Name); err != nil {
-			return fmt.Errorf("--name: %w", err)
+			return keyFault(err)
 		}
 		fmt.Printf("revoked  %s\n", c.Name)
 		return nil

@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/url"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -180,7 +179,7 @@ func explain(err error) error {
 // outputs are the files that a measurement is written to. They are opened
 // before any load is sent, and seen by others when they are whole.
 type outputs struct {
-	result, html *os.File // nil: not wanted
+	result, html *wholeFile // nil: not wanted
 	flags        *labFlags
 }
 
@@ -188,34 +187,25 @@ func (f *labFlags) openOutputs() (*outputs, error) {
 	o := &outputs{flags: f}
 	for _, out := range []struct {
 		flag, path string
-		file       **os.File
+		file       **wholeFile
 	}{{"--output", f.Output, &o.result}, {"--html", f.HTML, &o.html}} {
 		if out.path == "" {
 			continue
 		}
-		if info, err := os.Stat(out.path); err == nil && info.IsDir() {
+		var err error
+		if *out.file, err = createWhole(out.path); err != nil {
 			o.discard()
-			return nil, fmt.Errorf("%s: %s is a folder", out.flag, out.path)
+			return nil, fmt.Errorf("%s: %w", out.flag, err)
 		}
-		file, err := os.CreateTemp(filepath.Dir(out.path), "."+filepath.Base(out.path)+".*")
-		if err != nil {
-			o.discard()
-			if cause, ok := errors.AsType[*os.PathError](err); ok {
-				err = cause.Err // without the name of the temporary file
-			}
-			return nil, fmt.Errorf("%s: %s cannot be written: %w", out.flag, out.path, err)
-		}
-		*out.file = file
 	}
 	return o, nil
 }
 
 // discard removes what was not finished.
 func (o *outputs) discard() {
-	for _, file := range []*os.File{o.result, o.html} {
+	for _, file := range []*wholeFile{o.result, o.html} {
 		if file != nil {
-			file.Close()
-			os.Remove(file.Name())
+			file.discard()
 		}
 	}
 }
@@ -223,14 +213,11 @@ func (o *outputs) discard() {
 // finish writes a measurement to its files and the report to the terminal.
 func (o *outputs) finish(measured *loadtest.File) error {
 	measured.Version, measured.Tandem, measured.Environment = loadtest.FileVersion, version(), loadtest.ReadEnvironment()
-	write := func(file *os.File, path string, write func(io.Writer) error) error {
+	write := func(file *wholeFile, write func(io.Writer) error) error {
 		if file == nil {
 			return nil
 		}
-		if err := errors.Join(write(file), file.Chmod(0o644), file.Close()); err != nil {
-			return err
-		}
-		return os.Rename(file.Name(), path)
+		return file.finish(write)
 	}
 	name := o.flags.Output
 	if name == "" {
@@ -238,8 +225,8 @@ func (o *outputs) finish(measured *loadtest.File) error {
 	}
 	return errors.Join(
 		report.Text(os.Stdout, measured),
-		write(o.result, o.flags.Output, func(w io.Writer) error { return loadtest.WriteFile(w, measured) }),
-		write(o.html, o.flags.HTML, func(w io.Writer) error {
+		write(o.result, func(w io.Writer) error { return loadtest.WriteFile(w, measured) }),
+		write(o.html, func(w io.Writer) error {
 			return report.HTML(w, []string{name}, []*loadtest.File{measured})
 		}),
 	)

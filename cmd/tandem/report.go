@@ -1,8 +1,8 @@
 package main
 
 import (
-	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 
@@ -12,8 +12,8 @@ import (
 
 type reportCmd struct {
 	Files []string `arg:"" name:"results.json" help:"Result files of load, compare or search. Several are laid over one another."`
-	HTML  string   `name:"html" placeholder:"report.html" help:"Write one HTML page here instead."`
-	JSON  bool     `name:"json" help:"Print the figures as JSON instead, one object for each file."`
+	HTML  string   `name:"html" xor:"form" placeholder:"report.html" help:"Write one HTML page here instead."`
+	JSON  bool     `name:"json" xor:"form" help:"Print the figures as JSON instead, one object for each file."`
 }
 
 // Run renders result files anew.
@@ -29,11 +29,11 @@ func (c *reportCmd) Run() error {
 	}
 	switch {
 	case c.HTML != "":
-		file, err := os.Create(c.HTML)
+		err := writeWhole(c.HTML, func(w io.Writer) error { return report.HTML(w, names, files) })
 		if err != nil {
 			return fmt.Errorf("--html: %w", err)
 		}
-		return errors.Join(report.HTML(file, names, files), file.Close())
+		return nil
 	case c.JSON:
 		for _, file := range files {
 			if err := report.JSON(os.Stdout, file); err != nil {

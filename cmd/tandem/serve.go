@@ -2,16 +2,14 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"runtime"
 	"runtime/debug"
-	"slices"
 	"time"
 
 	"golang.org/x/term"
@@ -84,13 +82,13 @@ func (c *serveCmd) Run(ctx context.Context) error {
 
 	s, err := server.New(ctx, opts)
 	if err != nil {
-		return err
+		return inFlags(err)
 	}
 	if err := s.Start(ctx); err != nil {
-		return errors.Join(err, s.Stop(ctx))
+		return errors.Join(inFlags(err), s.Stop(ctx))
 	}
 	if c.AddressFile != "" {
-		if err := writeWhole(c.AddressFile, s.Addr()+"\n"); err != nil {
+		if err := writeWhole(c.AddressFile, func(w io.Writer) error { _, err := io.WriteString(w, s.Addr()+"\n"); return err }); err != nil {
 			return errors.Join(fmt.Errorf("--address-file: %w", err), s.Stop(ctx))
 		}
 	}
@@ -134,8 +132,9 @@ func (c *serveCmd) options() (server.Options, error) {
 	var err error
 	opts.Mode, err = chooseMode(c.Mode, os.Getenv("ENVIRONMENT"))
 	wrong.add("--mode", err)
-	opts.Roles, err = c.roles()
-	wrong.add("--roles", err)
+	for _, name := range c.Roles {
+		opts.Roles = append(opts.Roles, server.Role(name))
+	}
 	switch c.RateLimit {
 	case "":
 	case "none":
@@ -157,9 +156,8 @@ func (c *serveCmd) options() (server.Options, error) {
 	if opts.Workers == 0 {
 		opts.Workers = runtime.GOMAXPROCS(0)
 	}
-	c.contradictions(opts.Mode, &wrong)
-	c.outOfRange(&wrong)
-	return opts, errors.Join(wrong...)
+	c.zeros(&wrong)
+	return opts, errors.Join(append(wrong, inFlags(opts.Check()))...)
 }
 
 // faults are what is wrong with flags, each named.
@@ -171,97 +169,88 @@ func (f *faults) add(flag string, err error) {
 	}
 }
 
-// roles are what this process does.
-func (c *serveCmd) roles() (roles []server.Role, err error) {
-	for _, name := range c.Roles {
-		role := server.Role(name)
-		if role != server.RoleAPI && role != server.RoleWorker {
-			return nil, fmt.Errorf("must be api, worker or both with a comma between, has %q", name)
-		}
-		if !slices.Contains(roles, role) {
-			roles = append(roles, role)
-		}
-	}
-	if len(roles) < 2 && !server.IsPostgres(c.Database) {
-		return nil, errors.New("the one process that a file can have takes all roles; give --database a postgres:// URL to have more processes")
-	}
-	return roles, nil
-}
-
-// contradictions adds the flags that do not go together, and those that name what
-// there is not.
-func (c *serveCmd) contradictions(mode server.Mode, wrong *faults) {
-	if c.RequireKeys && c.InsecureNoAuth {
-		wrong.add("--require-keys", errors.New("contradicts --insecure-no-auth; leave one of them out"))
-	}
-	if (c.RequireKeys || mode == server.Production && !c.InsecureNoAuth) && c.Database == server.Memory {
-		wrong.add("--database", errors.New("a service in memory can have no API keys; give it a file, or let anyone in with --insecure-no-auth"))
-	}
-	switch {
-	case c.TLSCert != "" && c.TLSKey == "":
-		wrong.add("--tls-key", errors.New("must be given with --tls-cert"))
-	case c.TLSKey != "" && c.TLSCert == "":
-		wrong.add("--tls-cert", errors.New("must be given with --tls-key"))
-	case c.TLSCert != "":
-		_, err := tls.LoadX509KeyPair(c.TLSCert, c.TLSKey)
-		wrong.add("--tls-cert", err)
-	}
-	if c.DatabasePollOnly && !server.IsPostgres(c.Database) {
-		wrong.add("--database-poll-only", errors.New("is for a Postgres; give --database its URL"))
-	}
-	for _, origin := range c.CORSOrigin {
-		wrong.add("--cors-origin", server.CheckOrigin(origin))
-	}
-}
-
-// outOfRange adds the flags that are less or more than they can be.
-func (c *serveCmd) outOfRange(wrong *faults) {
+// zeros adds the flags that are zero and have another default: as an option that
+// would mean the default.
+func (c *serveCmd) zeros(wrong *faults) {
 	for _, n := range []struct {
-		flag             string
-		value, low, high int
-	}{
-		{"--workers", c.Workers, 0, 1024},
-		{"--io-concurrency", c.IOConcurrency, 1, 100_000},
-		{"--max-pending", c.MaxPending, 1, 1_000_000_000},
-		{"--rounds", c.Rounds, 1, 1_000_000_000},
-		{"--callback-per-host", c.CallbackPerHost, 1, 10_000},
-		{"--callback-attempts", c.CallbackAttempts, 0, 20},
-		{"--max-connections", c.MaxConnections, 1, 1_000_000},
-	} {
-		if n.value < n.low || n.value > n.high {
-			wrong.add(n.flag, fmt.Errorf("must be from %d to %d, is %d", n.low, n.high, n.value))
-		}
-	}
-	for _, d := range []struct {
 		flag  string
-		value time.Duration
+		value int
 	}{
-		{"--sync-queue-timeout", c.SyncQueueTimeout},
-		{"--work-timeout", c.WorkTimeout},
-		{"--drain-timeout", c.DrainTimeout},
-		{"--callback-timeout", c.CallbackTimeout},
-		{"--callback-max-age", c.CallbackMaxAge},
+		{"--io-concurrency", c.IOConcurrency},
+		{"--max-pending", c.MaxPending},
+		{"--rounds", c.Rounds},
+		{"--callback-per-host", c.CallbackPerHost},
+		{"--max-connections", c.MaxConnections},
+		{"--sync-queue-timeout", int(c.SyncQueueTimeout)},
+		{"--work-timeout", int(c.WorkTimeout)},
+		{"--drain-timeout", int(c.DrainTimeout)},
+		{"--callback-timeout", int(c.CallbackTimeout)},
+		{"--callback-max-age", int(c.CallbackMaxAge)},
 	} {
-		if d.value <= 0 {
-			wrong.add(d.flag, fmt.Errorf("must be positive, such as 30s, is %v", d.value))
+		if n.value == 0 {
+			wrong.add(n.flag, errors.New("must not be 0; leave it out for the default"))
 		}
 	}
-	if slices.Contains(c.AllowCallbackPort, 0) {
-		wrong.add("--allow-callback-port", errors.New("must be from 1 to 65535, is 0"))
-	}
-	if c.Retain != 0 && c.Retain < time.Second {
-		wrong.add("--retain", fmt.Errorf("must be at least 1s, such as 720h, is %v", c.Retain))
+}
+
+// flagOf is the flag that sets each field of server.Options.
+var flagOf = map[string]string{
+	"Addr":                      "--addr",
+	"AdminAddr":                 "--admin-addr",
+	"Mode":                      "--mode",
+	"Database":                  "--database",
+	"DatabasePollOnly":          "--database-poll-only",
+	"Roles":                     "--roles",
+	"Workers":                   "--workers",
+	"IOConcurrency":             "--io-concurrency",
+	"MaxPending":                "--max-pending",
+	"SyncQueueTimeout":          "--sync-queue-timeout",
+	"WorkTimeout":               "--work-timeout",
+	"DrainTimeout":              "--drain-timeout",
+	"Retain":                    "--retain",
+	"Paused":                    "--paused",
+	"Rounds":                    "--rounds",
+	"Upstreams":                 "--upstream",
+	"CallbackSecrets":           "--callback-secret",
+	"CallbackAttempts":          "--callback-attempts",
+	"CallbackPerHost":           "--callback-per-host",
+	"CallbackTimeout":           "--callback-timeout",
+	"CallbackMaxAge":            "--callback-max-age",
+	"InsecureAllowCallbackNets": "--allow-callback-net",
+	"AllowCallbackPorts":        "--allow-callback-port",
+	"RequireHTTPSCallbacks":     "--callback-https-only",
+	"CallbackDNS64":             "--callback-dns64",
+	"RequireKeys":               "--require-keys",
+	"InsecureNoAuth":            "--insecure-no-auth",
+	"TLSCert":                   "--tls-cert",
+	"TLSKey":                    "--tls-key",
+	"CORSOrigins":               "--cors-origin",
+	"MaxConnections":            "--max-connections",
+	"TrustedProxies":            "--trusted-proxy",
+	"Rate":                      "--rate-limit",
+	"InsecureNoRateLimit":       "--rate-limit",
+}
+
+// inFlags says the faults of options as those of the flags that set them.
+func inFlags(err error) error {
+	switch e := err.(type) {
+	case *server.Fault:
+		return fmt.Errorf("%s: %s", flagOf[e.Option], e.Naming(func(option string) string { return flagOf[option] }))
+	case interface{ Unwrap() []error }:
+		var all []error
+		for _, one := range e.Unwrap() {
+			all = append(all, inFlags(one))
+		}
+		return errors.Join(all...)
+	default:
+		return err
 	}
 }
 
 // chooseMode: the flag or TANDEM_MODE, then ENVIRONMENT, then demo.
 func chooseMode(flag, environment string) (server.Mode, error) {
-	switch flag {
-	case "demo", "production":
+	if flag != "" {
 		return server.Mode(flag), nil
-	case "":
-	default:
-		return "", fmt.Errorf("must be demo or production, is %q", flag)
 	}
 	switch environment {
 	case "production":
@@ -284,20 +273,4 @@ func logger(level string) *slog.Logger {
 		return slog.New(slog.NewTextHandler(os.Stderr, opts))
 	}
 	return slog.New(slog.NewJSONHandler(os.Stderr, opts))
-}
-
-// writeWhole writes a file that others see either whole or not at all.
-func writeWhole(path, text string) error {
-	temp, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(temp.Name()) // gone already if all went well
-	if _, err := temp.WriteString(text); err != nil {
-		return err
-	}
-	if err := temp.Close(); err != nil {
-		return err
-	}
-	return os.Rename(temp.Name(), path)
 }

@@ -205,9 +205,11 @@ func (s *Sender) request(ctx context.Context, m Message) (*http.Request, error) 
 	maps.Copy(h, m.Header)
 	h["Content-Type"] = contentType
 	h["User-Agent"] = s.userAgent
-	// A key with no values is not sent, but tells the transport that the
-	// message may be repeated on a connection that was closed while idle.
-	h["Idempotency-Key"] = nil
+	// This header tells the transport that the message may be repeated on a
+	// connection that was closed while idle. With no values it is not sent.
+	if _, given := h["Idempotency-Key"]; !given {
+		h["Idempotency-Key"] = nil
+	}
 	webhook.Sign(h, m.ID, m.At, m.Body, m.Secrets...)
 	r.Header = h
 	if u := r.URL.User; u != nil {

@@ -111,6 +111,21 @@ func TestSendPostsASignedMessage(t *testing.T) {
 	}
 }
 
+// Short messages and long ones go different ways.
+func TestSendSendsAnIdempotencyKeyThatIsGiven(t *testing.T) {
+	var got []string
+	rc := newReceiver(t, func(_ http.ResponseWriter, r *http.Request) { got = r.Header["Idempotency-Key"] })
+	s := newSender(t, callback.Options{})
+	for _, size := range []int{10, 1 << 20} {
+		m := message(rc.URL)
+		m.Body = bytes.Repeat([]byte("x"), size)
+		m.Header = http.Header{"Idempotency-Key": {"abc"}}
+		if a := s.Send(t.Context(), m); a.Status != 200 || len(got) != 1 || got[0] != "abc" {
+			t.Errorf("with %d bytes: the receiver got %q, want abc, and answered %d", size, got, a.Status)
+		}
+	}
+}
+
 func TestSendStampsThePresentByDefault(t *testing.T) {
 	var verified error
 	rc := newReceiver(t, func(w http.ResponseWriter, r *http.Request) {

@@ -91,15 +91,13 @@ func (b *Backend) Requests(ctx context.Context, q engine.Query) (engine.Page, er
 	if err != nil {
 		return engine.Page{}, fmt.Errorf("list requests: %w", err)
 	}
-	page := engine.Page{Requests: []tandem.Request{}}
+	page := store.NewPager(q.Limit)
 	for i := range rows {
-		if i == q.Limit { // the one beyond: there is a next page
-			page.Next = store.Cursor(rows[i-1].Seq)
+		if !page.Add(&rows[i].Request) {
 			break
 		}
-		page.Requests = append(page.Requests, rows[i].Request)
 	}
-	return page, nil
+	return page.Page, nil
 }
 
 // setOf is what is in each set by itself. There is an index by mode and status of all
@@ -113,7 +111,9 @@ var setOf = map[store.Set]string{
 }
 
 // pageQuery selects the rows of a page and the one after it: the newest of those that
-// each of its parts has.
+// each of its parts has. A row comes only while those before it, but for the last,
+// have less than engine.MaxPage bytes of data and results: to know that Postgres need
+// not read them.
 //
 // The bounds and the order of a part are those of its index, so that no other will
 // do: by seq alone Postgres would go through the whole history for a status that
@@ -159,7 +159,12 @@ func pageQuery(q engine.Query, before int64) (text string, args []any) {
 		parts = append(parts, `(SELECT seq FROM requests WHERE `+condition+filters+` ORDER BY `+order+` DESC LIMIT `+most+`)`)
 	}
 	limit, offset := arg(q.Limit+1), arg(q.Offset)
-	return `SELECT ` + requestColumns + ` FROM requests WHERE seq = ANY(ARRAY(SELECT seq FROM (` + strings.Join(parts, " UNION ALL ") + `) s ORDER BY seq DESC LIMIT ` + limit + ` OFFSET ` + offset + `)) ORDER BY seq DESC`, args
+	seqs := `SELECT seq FROM (` + strings.Join(parts, " UNION ALL ") + `) s ORDER BY seq DESC LIMIT ` + limit + ` OFFSET ` + offset
+	return `SELECT ` + requestColumns + ` FROM (
+		SELECT *, sum(octet_length(data) + coalesce(octet_length(result), 0))
+			OVER (ORDER BY seq DESC ROWS BETWEEN UNBOUNDED PRECEDING AND 2 PRECEDING) AS bytes_before
+		FROM requests WHERE seq = ANY(ARRAY(` + seqs + `))) r
+		WHERE coalesce(bytes_before, 0) < ` + arg(engine.MaxPage) + ` ORDER BY seq DESC`, args
 }
 
 // Attempts implements engine.Store.

@@ -68,15 +68,23 @@ type Guard struct {
 	dialer       net.Dialer
 }
 
+// CheckRange returns an error for what cannot be one of Options.InsecureAllow.
+func CheckRange(prefix netip.Prefix) error {
+	switch {
+	case !prefix.IsValid():
+		return errors.New("a range to allow is not valid; write it as 10.1.0.0/16")
+	case prefix.Addr().Is4In6():
+		return fmt.Errorf("the range %v is IPv4 in IPv6 and would open nothing; write it as IPv4", prefix)
+	default:
+		return nil
+	}
+}
+
 // New returns a Guard. All faults in opts come back joined.
 func New(opts Options) (*Guard, error) {
 	var faults []error
 	for _, prefix := range opts.InsecureAllow {
-		if !prefix.IsValid() {
-			faults = append(faults, errors.New("a range to allow is not valid; write it as 10.1.0.0/16"))
-		} else if prefix.Addr().Is4In6() {
-			faults = append(faults, fmt.Errorf("the range %v is IPv4 in IPv6 and would open nothing; write it as IPv4", prefix))
-		}
+		faults = append(faults, CheckRange(prefix))
 	}
 	if slices.Contains(opts.AllowPorts, 0) {
 		faults = append(faults, errors.New("port 0 cannot be allowed"))

@@ -84,24 +84,18 @@ func (b *Backend) Requests(ctx context.Context, q engine.Query) (engine.Page, er
 		return engine.Page{}, fmt.Errorf("list requests: %w", explain(b.path, err))
 	}
 	defer rows.Close()
-	page := engine.Page{Requests: []tandem.Request{}}
-	var last int64
-	for rows.Next() {
-		if len(page.Requests) == q.Limit { // the one beyond: there is a next page
-			page.Next = store.Cursor(last)
-			break
-		}
+	page := store.NewPager(q.Limit)
+	for more := true; more && rows.Next(); {
 		req, err := scanRequest(rows)
 		if err != nil {
 			return engine.Page{}, fmt.Errorf("list requests: %w", err)
 		}
-		last = req.Seq
-		page.Requests = append(page.Requests, req)
+		more = page.Add(&req)
 	}
 	if err := rows.Err(); err != nil {
 		return engine.Page{}, fmt.Errorf("list requests: %w", explain(b.path, err))
 	}
-	return page, nil
+	return page.Page, nil
 }
 
 // setOf is what is in each set by itself, and the index that has it. There is one by

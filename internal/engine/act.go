@@ -169,25 +169,32 @@ func (e *Engine) redeliver(ctx context.Context, req *tandem.Request) error {
 }
 
 // RedeliverMany owes the callbacks again that q selects, at most q.Limit of
-// them, the newest first. dryRun only looks. It returns the requests, and
-// whether there are more.
-func (e *Engine) RedeliverMany(ctx context.Context, q Query, dryRun bool) (found []tandem.Request, more bool, err error) {
-	page, err := e.backend.Requests(ctx, q)
-	if err != nil {
-		return nil, false, err
-	}
-	for i := range page.Requests {
-		req := &page.Requests[i]
-		if !dryRun {
-			err := e.redeliver(ctx, req)
-			if tandem.CodeOf(err) == tandem.CodeConflict {
-				continue // somebody else has done it
-			}
-			if err != nil {
-				return found, false, err
-			}
+// them, the newest first. dryRun only looks. It returns the ids of the requests,
+// and whether there are more.
+func (e *Engine) RedeliverMany(ctx context.Context, q Query, dryRun bool) (ids []string, more bool, err error) {
+	for left := q.Limit; ; {
+		q.Limit = left
+		page, err := e.backend.Requests(ctx, q)
+		if err != nil {
+			return ids, false, err
 		}
-		found = append(found, *req)
+		for i := range page.Requests {
+			req := &page.Requests[i]
+			if !dryRun {
+				err := e.redeliver(ctx, req)
+				if tandem.CodeOf(err) == tandem.CodeConflict {
+					continue // somebody else has done it
+				}
+				if err != nil {
+					return ids, false, err
+				}
+			}
+			ids = append(ids, req.ID)
+		}
+		left -= len(page.Requests)
+		if page.Next == "" || left == 0 {
+			return ids, page.Next != "", nil
+		}
+		q.Cursor = page.Next
 	}
-	return found, page.Next != "", nil
 }

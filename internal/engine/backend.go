@@ -66,7 +66,8 @@ type Store interface {
 	Holder(ctx context.Context, owner string, key IdempotencyKey) (id string, err error)
 	// Request returns the whole record, or CodeNotFound.
 	Request(ctx context.Context, id string) (tandem.Request, error)
-	// Requests returns one page of the caller's requests, newest first.
+	// Requests returns one page of the caller's requests, newest first. It ends
+	// where it has Query.Limit of them, or once they weigh MaxPage.
 	Requests(ctx context.Context, q Query) (Page, error)
 	// Attempts returns a request's delivery attempts, first one first, or
 	// CodeNotFound if there is no such request.
@@ -174,7 +175,7 @@ type Query struct {
 	Host     string               // of the callback, as HostOf returns it; empty for all
 	From, To time.Time            // worked in [From, To); zero: at any time
 
-	Limit  int    // 1..1000
+	Limit  int    // 1..1000; a page may hold fewer
 	Offset int    // rows to skip, at most 10,000
 	Cursor string // Page.Next of the page before; excludes Offset
 }
@@ -183,6 +184,20 @@ type Query struct {
 type Page struct {
 	Requests []tandem.Request
 	Next     string // cursor of the next page; empty on the last
+}
+
+// MaxPage bounds what a page takes in memory, in bytes: the request with which it
+// weighs as much is its last.
+const MaxPage = 8 << 20
+
+// Weight is about what a request takes in memory, in bytes.
+func Weight(req *tandem.Request) int {
+	const all = 1 << 10 // that is short
+	n := all + len(req.Data) + len(req.Result) + len(req.Callback.URL)
+	for name, value := range req.Callback.Header {
+		n += len(name) + len(value)
+	}
+	return n
 }
 
 // Counts is what the counters say.

@@ -10,11 +10,20 @@ import (
 )
 
 // Stats is the state of the service at one moment. Counts come from the store
-// and are of all requests that it keeps; Percentiles and rates are what this
-// process saw lately.
+// and are of all requests of the caller that it keeps.
 type Stats struct {
-	Counts Counts
+	Counts  Counts
+	Uptime  time.Duration
+	Backend string
+	Durable bool
 
+	// Activity tells of the requests of all callers together; nil for one who may
+	// see no others' than its own.
+	*Activity
+}
+
+// Activity is what this process is doing and saw lately.
+type Activity struct {
 	Processing map[tandem.Mode]Percentiles
 	Queue      map[tandem.Mode]Percentiles
 	Lag        Percentiles             // from worked to delivered
@@ -24,50 +33,45 @@ type Stats struct {
 	Lanes    []LaneState
 	InFlight int // steps and sync work in progress
 	Backlog  int // accepted and not started
-	Uptime   time.Duration
-	Backend  string
-	Durable  bool
 }
 
-// Stats gathers the state of the service, with the counts of the caller's
-// requests. Its cost does not grow with the history.
+// Stats gathers the state of the service, as far as the caller may see it. Its
+// cost does not grow with the history.
 func (e *Engine) Stats(ctx context.Context, who tandem.Caller) (Stats, error) {
 	counts, err := e.backend.Counts(ctx, who)
 	if err != nil {
 		return Stats{}, err
 	}
+	now := e.opts.Now()
+	s := Stats{Counts: counts, Uptime: now.Sub(e.started), Backend: e.backend.Name(), Durable: e.backend.Durable()}
+	if who.Admin {
+		s.Activity, err = e.activity(ctx, now)
+	}
+	return s, err
+}
+
+func (e *Engine) activity(ctx context.Context, now time.Time) (*Activity, error) {
 	backlog, _, err := e.backend.Backlog(ctx)
 	if err != nil {
-		return Stats{}, err
+		return nil, err
 	}
-	now := e.opts.Now()
-	s := Stats{
-		Counts:     counts,
+	a := &Activity{
 		Processing: make(map[tandem.Mode]Percentiles),
 		Queue:      make(map[tandem.Mode]Percentiles),
 		Lag:        e.seen.lag.percentiles(now),
 		PerSecond:  make(map[tandem.Mode]float64),
 		Hosts:      e.hosts.states(now, 100),
+		Lanes:      e.laneStates(),
 		InFlight:   e.running.count(),
 		Backlog:    backlog,
-		Uptime:     now.Sub(e.started),
-		Backend:    e.backend.Name(),
-		Durable:    e.backend.Durable(),
 	}
 	for _, mode := range tandem.Modes {
-		s.Processing[mode] = e.seen.processing[mode].percentiles(now)
-		s.Queue[mode] = e.seen.queue[mode].percentiles(now)
-		s.PerSecond[mode] = e.seen.worked[mode].perSecond(now, e.seen.began)
+		a.Processing[mode] = e.seen.processing[mode].percentiles(now)
+		a.Queue[mode] = e.seen.queue[mode].percentiles(now)
+		a.PerSecond[mode] = e.seen.worked[mode].perSecond(now, e.seen.began)
 	}
-	s.Lanes = e.laneStates()
-	slices.SortFunc(s.Hosts, func(a, b HostState) int { return cmp.Compare(a.Host, b.Host) })
-	return s, nil
-}
-
-// OwnOnly leaves out what tells of the requests of other callers, too.
-func (s *Stats) OwnOnly() {
-	s.Processing, s.Queue, s.Lag, s.PerSecond = nil, nil, Percentiles{}, nil
-	s.Hosts, s.Lanes, s.InFlight, s.Backlog = nil, nil, 0, 0
+	slices.SortFunc(a.Hosts, func(a, b HostState) int { return cmp.Compare(a.Host, b.Host) })
+	return a, nil
 }
 
 // LaneState is the slots for one class of work, and what is admitted to them.

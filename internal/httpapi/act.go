@@ -43,7 +43,7 @@ type callbacksInput struct {
 	exchange
 	State  string `query:"state" enum:"pending,sent,failed" doc:"Where the callbacks stand; failed: given up"`
 	Host   string `query:"host" doc:"Of the callback URL, with its port if that is not the scheme's"`
-	Limit  int    `query:"limit" default:"100" minimum:"1" maximum:"1000" doc:"Requests on a page"`
+	Limit  int    `query:"limit" default:"100" minimum:"1" maximum:"1000" doc:"Requests on a page; fewer if they weigh 8 MiB before"`
 	Cursor string `query:"cursor" doc:"Where the page before ended; taken from its Link header"`
 }
 
@@ -93,15 +93,11 @@ func (a *API) redeliverMany(ctx context.Context, in *struct{ exchange }) (*struc
 	if err := extendWrite(in.w, time.Minute); err != nil {
 		return nil, a.refuse(in.r, err)
 	}
-	found, more, err := a.engine.RedeliverMany(ctx, q, dryRun)
+	ids, more, err := a.engine.RedeliverMany(ctx, q, dryRun)
 	if err != nil {
 		return nil, a.refuse(in.r, err)
 	}
-	answer := Redelivered{Redelivered: make([]string, len(found)), More: more, DryRun: dryRun}
-	for i := range found {
-		answer.Redelivered[i] = found[i].ID
-	}
-	return &struct{ Body Redelivered }{answer}, nil
+	return &struct{ Body Redelivered }{Redelivered{Redelivered: append([]string{}, ids...), More: more, DryRun: dryRun}}, nil
 }
 
 // decodeRedelivery reads the body as strictly as that of a submission.

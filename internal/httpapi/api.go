@@ -92,7 +92,7 @@ func New(e *engine.Engine, opts Options) (*API, error) {
 	if err != nil {
 		return nil, err
 	}
-	a.main = a.observed(forBrowsers(a.recovered(a.entering(plainPaths(mux))), opts.CORSOrigins))
+	a.main = a.observed(forBrowsers(a.recovered(a.authorized(plainPaths(mux))), opts.CORSOrigins))
 	a.admin = a.observed(forBrowsers(a.recovered(operators.Handler(plainPaths(admin))), nil))
 	return a, nil
 }

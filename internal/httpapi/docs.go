@@ -150,7 +150,7 @@ func (o operations) describe(method, path, summary, refusals string) huma.Operat
 	if method == http.MethodPost {
 		op.Responses["400"] = o.refusal("400")
 	}
-	if !open(path) { // see onlyKnownParameters
+	if !isPublic(path) { // see onlyKnownParameters
 		op.Responses["422"] = o.refusal("422")
 	}
 	return op
@@ -247,7 +247,7 @@ func (o operations) describeKeys() {
 	}
 	for path, item := range doc.Paths {
 		for _, op := range []*huma.Operation{item.Get, item.Post, item.Delete} {
-			if op != nil && !open(path) {
+			if op != nil && !isPublic(path) {
 				op.Security = []map[string][]string{{"api-key": {}}}
 				op.Responses["401"] = o.refusal("401")
 			}

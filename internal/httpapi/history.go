@@ -20,7 +20,7 @@ const maxOffset = 10_000
 
 type listInput struct {
 	exchange
-	Limit  int    `query:"limit" default:"100" minimum:"1" maximum:"1000" doc:"Requests on a page"`
+	Limit  int    `query:"limit" default:"100" minimum:"1" maximum:"1000" doc:"Requests on a page; fewer if they weigh 8 MiB before"`
 	Offset int    `query:"offset" minimum:"0" doc:"Requests to skip, at most 10,000; use cursor beyond"`
 	Cursor string `query:"cursor" doc:"Where the page before ended; taken from its Link header"`
 	Mode   string `query:"mode" enum:"sync,async"`

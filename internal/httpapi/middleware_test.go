@@ -135,30 +135,33 @@ func TestAClientThatLeavesIsNoFaultOfOurs(t *testing.T) {
 	id := s.accept(endless)
 	<-started
 
-	leave := func(method, path, body string, when <-chan struct{}) {
-		ctx, cancel := context.WithCancel(t.Context())
-		defer cancel()
+	leave := func(ctx context.Context, method, path, body string) {
 		r, err := http.NewRequestWithContext(ctx, method, s.url+path, strings.NewReader(body))
 		if err != nil {
 			t.Fatal(err)
 		}
 		r.Header.Set("Content-Type", "application/json")
-		go func() { <-when; cancel() }()
-		if _, err := http.DefaultClient.Do(r); !errors.Is(err, context.Canceled) {
+		if _, err := http.DefaultClient.Do(r); !errors.Is(err, ctx.Err()) || err == nil {
 			t.Fatalf("%s %s: %v", method, path, err)
 		}
 	}
-	leave("POST", "/sync", endless, started)
-	soon := make(chan struct{})
-	time.AfterFunc(50*time.Millisecond, func() { close(soon) })
-	leave("GET", "/requests/"+id+"?wait=60s", "", soon)
+	counted := func(want string) bool { return strings.Contains(string(s.do("GET", "/metrics", "").body), want) }
 
-	for _, want := range []string{
-		`tandem_http_requests_total{mode="sync",route="POST /sync",status="499"} 1`,
-		`tandem_http_requests_total{mode="",route="GET /requests/{id}",status="499"} 1`,
-	} {
-		s.until(want+" at /metrics", func() bool { return strings.Contains(string(s.do("GET", "/metrics", "").body), want) })
-	}
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() { <-started; cancel() }()
+	leave(ctx, "POST", "/sync", endless)
+	one := `tandem_http_requests_total{mode="sync",route="POST /sync",status="499"} 1`
+	s.until(one+" at /metrics", func() bool { return counted(one) })
+
+	// Nothing tells when the service has begun to wait, so that some may leave
+	// before and be seen by nobody.
+	some := `tandem_http_requests_total{mode="",route="GET /requests/{id}",status="499"} `
+	s.until(some+"at /metrics", func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+		defer cancel()
+		leave(ctx, "GET", "/requests/"+id+"?wait=60s", "")
+		return counted(some)
+	})
 	rows := get[[]Record](s, "/requests?mode=sync")
 	if len(rows) != 1 || rows[0].Status != "failed" || rows[0].ErrorCode == nil || *rows[0].ErrorCode != "client_gone" {
 		t.Errorf("the record of the one who left: %+v", rows)

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -17,9 +18,66 @@ import (
 	"time"
 
 	"tandem"
+	"tandem/internal/access"
 	"tandem/internal/engine"
 	"tandem/work"
 )
+
+// Ten requests with results of 1 MiB and callbacks that were given up: more than a
+// page holds.
+func TestPagesEndByTheirWeight(t *testing.T) {
+	receiver := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusGone) }))
+	defer receiver.Close()
+	result := json.RawMessage(`"` + strings.Repeat("x", tandem.MaxResult-2) + `"`)
+	s := newService(t, Options{}, engine.Options{}, work.Kind{Name: "big", Class: work.Waits, Func: func(context.Context, work.Input) (json.RawMessage, error) {
+		return result, nil
+	}})
+	const all = 10
+	for range all {
+		id := s.accept(`{"data":{"n":1},"workload":"big","callback_url":"` + receiver.URL + `"}`)
+		s.until("callback that was given up", func() bool { return get[Record](s, "/requests/"+id).Callback.State == "failed" })
+	}
+	link := regexp.MustCompile(`^<(/(?:requests|callbacks)\?[^>]*)>; rel="next"$`)
+	for _, path := range []string{"/requests?limit=1000", "/callbacks?limit=1000", "/requests?limit=1000&offset=1"} {
+		var sizes []int
+		for next := path; next != ""; {
+			a := s.do("GET", next, "")
+			var page []Record
+			if err := json.Unmarshal(a.body, &page); err != nil {
+				t.Fatal(err)
+			}
+			sizes, next = append(sizes, len(page)), ""
+			if m := link.FindStringSubmatch(a.Header.Get("Link")); m != nil {
+				next = m[1]
+			}
+		}
+		want := []int{8, 2}
+		if strings.Contains(path, "offset=1") {
+			want = []int{8, 1}
+		}
+		if !slices.Equal(sizes, want) {
+			t.Errorf("%s: got pages of %v requests, want %v", path, sizes, want)
+		}
+	}
+	for _, row := range []struct {
+		body string
+		n    int
+		more bool
+	}{
+		{`{"dry_run":true}`, all, false},
+		{`{"dry_run":true,"limit":9}`, 9, true},
+		{`{"dry_run":true,"limit":8}`, 8, true},
+		{`{}`, all, false},
+	} {
+		var got Redelivered
+		if err := json.Unmarshal(s.do("POST", "/callbacks/redeliver", row.body).body, &got); err != nil {
+			t.Fatal(err)
+		}
+		if distinct := len(slices.Compact(slices.Sorted(slices.Values(got.Redelivered)))); distinct != row.n || len(got.Redelivered) != row.n || got.More != row.more {
+			t.Errorf("%s: got %d ids, %d of them distinct, and more %v; want %d and %v", row.body, len(got.Redelivered), distinct, got.More, row.n, row.more)
+		}
+	}
+}
 
 func TestPagesHoldEveryRequestOnceNewestFirst(t *testing.T) {
 	s := newService(t, Options{}, engine.Options{})
@@ -215,6 +273,10 @@ func TestStatsHaveEveryFigure(t *testing.T) {
 	if c := stats["callback_service"]; c["delivery_rate"] != nil || c["lag_ms"] != nil {
 		t.Errorf("figures of no callback: %v", c)
 	}
+	if l, q := stats["rate_limiting"], stats["system"]; l["allowed"] != 0.0 || l["refused"] != 0.0 || l["clients"] != 0.0 ||
+		q["in_flight"] != 0.0 || q["queue_depth"] != 0.0 || len(q["lanes"].([]any)) != 2 {
+		t.Errorf("figures of an idle service: %v %v", l, q)
+	}
 
 	s.do("POST", "/sync", small)
 	r = get[map[string]map[string]any](s, "/stats")["request_statistics"]
@@ -227,6 +289,45 @@ func TestStatsHaveEveryFigure(t *testing.T) {
 	if r["success_rate"] != 1.0 || r["sync_avg_processing_time_ms"] == nil || r["async_avg_processing_time_ms"] != nil {
 		t.Errorf("figures of one request: %v", r)
 	}
+
+	// What would tell of the requests of others is there, and null.
+	token, id := access.NewToken()
+	keys := &access.Keyring{}
+	keys.Set([]access.Key{{TokenID: id, Name: "ann", Hash: access.HashToken(token)}})
+	s = newService(t, Options{Keys: keys}, engine.Options{})
+	s.do("POST", "/sync", small, "Authorization", "Bearer "+token)
+	a := s.do("GET", "/stats", "", "Authorization", "Bearer "+token)
+	stats = nil
+	if err := json.Unmarshal(a.body, &stats); err != nil {
+		t.Fatal(err)
+	}
+	if r = stats["request_statistics"]; r["total_requests"] != 1.0 || r["success_rate"] != 1.0 || r["sync_avg_processing_time_ms"] == nil {
+		t.Errorf("figures of one's own request: %v", r)
+	}
+	for section, names := range figures {
+		if got, want := len(stats[section]), len(strings.Fields(names)); got != want {
+			t.Errorf("without an admin key %s has %d figures, want %d", section, got, want)
+		}
+	}
+	for _, mode := range tandem.Modes {
+		for _, name := range []string{"processing_time_ms", "queue_time_ms", "throughput_per_second"} {
+			if v, ok := r[name].(map[string]any)[string(mode)]; !ok || v != nil {
+				t.Errorf("without an admin key %s of %s requests is %v", name, mode, v)
+			}
+		}
+	}
+	for section, names := range map[string]string{
+		"callback_service": "lag_ms hosts",
+		"rate_limiting":    "allowed refused clients",
+		"system":           "in_flight queue_depth lanes",
+	} {
+		for name := range strings.FieldsSeq(names) {
+			if v, ok := stats[section][name]; !ok || v != nil {
+				t.Errorf("without an admin key %s.%s is %v", section, name, v)
+			}
+		}
+	}
+	wantDescribed(t, "/stats without an admin key", a.body, reflect.TypeFor[Stats]())
 }
 
 // /stats counts what /requests lists.
@@ -299,8 +400,8 @@ func TestStatsCountTheRowsOfEveryStatus(t *testing.T) {
 	if e := stats.Errors; e.Work["work_failed"] != 3 || e.Callback["gone"] != 1 {
 		t.Errorf("errors: %+v", e)
 	}
-	if sys := stats.System; sys.InFlight < 1 || sys.QueueDepth < 1 {
-		t.Errorf("with work that runs and waits: %+v", sys)
+	if sys := stats.System; *sys.InFlight < 1 || *sys.QueueDepth < 1 {
+		t.Errorf("with work that runs and waits: %d in flight, %d wait", *sys.InFlight, *sys.QueueDepth)
 	}
 	if text := string(s.do("GET", "/metrics", "").body); !strings.Contains(text, `tandem_callback_attempts_total{outcome="sent"} 2`) ||
 		!strings.Contains(text, `tandem_callback_attempts_total{outcome="gone"} 1`) {
@@ -349,7 +450,7 @@ func TestStatsAgreeWithTheRows(t *testing.T) {
 	if stats.Errors.Work["work_failed"] != 1 {
 		t.Errorf("errors: %+v", stats.Errors)
 	}
-	if sys := stats.System; sys.Backend != "embedded" || sys.Go == "" || sys.QueueDepth != 0 || sys.Timestamp.IsZero() {
+	if sys := stats.System; sys.Backend != "embedded" || sys.Go == "" || *sys.QueueDepth != 0 || sys.Timestamp.IsZero() {
 		t.Errorf("system: %+v", sys)
 	}
 }

@@ -260,7 +260,7 @@ func TestTheRateIsOneForBothRoutes(t *testing.T) {
 		}
 	}
 	stats := get[Stats](s, "/stats")
-	if r := stats.RateLimiting; !r.Enabled || r.Allowed != 3 || r.Refused != 2 || r.Limit != 3 || r.Clients != 1 {
+	if r := stats.RateLimiting; !r.Enabled || *r.Allowed != 3 || *r.Refused != 2 || r.Limit != 3 || *r.Clients != 1 {
 		t.Errorf("rate limiting is %+v", r)
 	}
 }

@@ -11,7 +11,8 @@ import (
 	"tandem/internal/engine"
 )
 
-// Stats is the answer of GET /stats. What could not be measured is null.
+// Stats is the answer of GET /stats. What could not be measured is null, and so is
+// what tells of the requests of others, to a caller who may not see them.
 type Stats struct {
 	RequestStatistics RequestStatistics `json:"request_statistics"`
 	CallbackService   CallbackService   `json:"callback_service"`
@@ -38,7 +39,7 @@ type RequestStatistics struct {
 	WindowSeconds  float64               `json:"window_seconds" doc:"How far back the latencies look: ten minutes, or since the start"`
 	ProcessingTime map[string]*Latencies `json:"processing_time_ms" doc:"By mode; null if there was none"`
 	QueueTime      map[string]*Latencies `json:"queue_time_ms" doc:"By mode; null if there was none"`
-	PerSecond      map[string]float64    `json:"throughput_per_second" doc:"Requests worked, by mode, over the last minute or since the start"`
+	PerSecond      map[string]*PerSecond `json:"throughput_per_second" doc:"Requests worked, by mode, over the last minute or since the start; null without an admin key"`
 }
 
 // Latencies are percentiles over N samples, to two significant digits.
@@ -56,6 +57,15 @@ func (*Latencies) TransformSchema(_ huma.Registry, s *huma.Schema) *huma.Schema 
 	return s
 }
 
+// PerSecond is a rate.
+type PerSecond float64
+
+// TransformSchema implements huma.SchemaTransformer: a rate may be null.
+func (*PerSecond) TransformSchema(_ huma.Registry, s *huma.Schema) *huma.Schema {
+	s.Nullable = true
+	return s
+}
+
 // CallbackService is how deliveries fare.
 type CallbackService struct {
 	Delivered    int64        `json:"delivered"`
@@ -63,7 +73,7 @@ type CallbackService struct {
 	Pending      int64        `json:"pending" doc:"Owed: the request is worked, the receiver has not answered 2xx yet"`
 	DeliveryRate *float64     `json:"delivery_rate" doc:"Delivered / (delivered + failed); null if none is either"`
 	Lag          *Latencies   `json:"lag_ms" doc:"From the end of the work to the receiver's 2xx; null if there was none of late"`
-	Hosts        []HostRecord `json:"hosts" doc:"Hosts with attempts in flight or recent failures, at most 100"`
+	Hosts        []HostRecord `json:"hosts" doc:"Hosts with attempts in flight or recent failures, at most 100; null without an admin key"`
 }
 
 // HostRecord is one callback host.
@@ -79,9 +89,9 @@ type RateLimiting struct {
 	Enabled       bool    `json:"enabled"`
 	Limit         int     `json:"limit" doc:"Requests in a window; 0 if there is no limit"`
 	WindowSeconds float64 `json:"window_seconds"`
-	Allowed       int64   `json:"allowed"`
-	Refused       int64   `json:"refused"`
-	Clients       int     `json:"clients" doc:"Clients kept in mind"`
+	Allowed       *int64  `json:"allowed" doc:"null without an admin key"`
+	Refused       *int64  `json:"refused" doc:"null without an admin key"`
+	Clients       *int    `json:"clients" doc:"Clients kept in mind; null without an admin key"`
 }
 
 // Errors counts by category.
@@ -97,9 +107,9 @@ type System struct {
 	Go            string       `json:"go"`
 	Backend       string       `json:"backend"`
 	Durable       bool         `json:"durable"`
-	InFlight      int          `json:"in_flight" doc:"Work and delivery attempts in progress"`
-	QueueDepth    int          `json:"queue_depth" doc:"Accepted requests that wait to be started"`
-	Lanes         []LaneRecord `json:"lanes" doc:"The slots for each class of work"`
+	InFlight      *int         `json:"in_flight" doc:"Work and delivery attempts in progress; null without an admin key"`
+	QueueDepth    *int         `json:"queue_depth" doc:"Accepted requests that wait to be started; null without an admin key"`
+	Lanes         []LaneRecord `json:"lanes" doc:"The slots for each class of work; null without an admin key"`
 	Timestamp     time.Time    `json:"timestamp"`
 }
 
@@ -117,20 +127,14 @@ type LaneRecord struct {
 // stats answers GET /stats. To a caller without an admin key it tells of its own
 // requests.
 func (a *API) stats(ctx context.Context, in *struct{ exchange }) (*struct{ Body Stats }, error) {
-	who := caller(ctx)
-	s, err := a.engine.Stats(ctx, who)
+	s, err := a.engine.Stats(ctx, caller(ctx))
 	if err != nil {
 		return nil, a.refuse(in.r, err)
 	}
-	limits := a.rateLimiting()
-	if !who.Admin { // what is left is theirs alone, or of the process
-		s.OwnOnly()
-		limits.Allowed, limits.Refused, limits.Clients = 0, 0, 0
-	}
-	return &struct{ Body Stats }{Stats{
+	answer := Stats{
 		RequestStatistics: requestStatistics(&s),
 		CallbackService:   callbackService(&s),
-		RateLimiting:      limits,
+		RateLimiting:      RateLimiting{Enabled: a.opts.Rate.N > 0, Limit: a.opts.Rate.N, WindowSeconds: a.opts.Rate.Window.Seconds()},
 		Errors:            errorsByCategory(&s),
 		System: System{
 			UptimeSeconds: s.Uptime.Seconds(),
@@ -138,12 +142,16 @@ func (a *API) stats(ctx context.Context, in *struct{ exchange }) (*struct{ Body 
 			Go:            runtime.Version(),
 			Backend:       s.Backend,
 			Durable:       s.Durable,
-			InFlight:      s.InFlight,
-			QueueDepth:    s.Backlog,
-			Lanes:         laneRecords(&s),
 			Timestamp:     time.Now().UTC(),
 		},
-	}}, nil
+	}
+	if s.Activity != nil {
+		allowed, refused, clients := a.rates.counts()
+		limits, system := &answer.RateLimiting, &answer.System
+		limits.Allowed, limits.Refused, limits.Clients = &allowed, &refused, &clients
+		system.InFlight, system.QueueDepth, system.Lanes = &s.InFlight, &s.Backlog, laneRecords(s.Activity)
+	}
+	return &struct{ Body Stats }{answer}, nil
 }
 
 func requestStatistics(s *engine.Stats) RequestStatistics {
@@ -152,7 +160,7 @@ func requestStatistics(s *engine.Stats) RequestStatistics {
 		WindowSeconds:  min(engine.Window, s.Uptime).Seconds(),
 		ProcessingTime: make(map[string]*Latencies),
 		QueueTime:      make(map[string]*Latencies),
-		PerSecond:      make(map[string]float64),
+		PerSecond:      make(map[string]*PerSecond),
 	}
 	for _, status := range tandem.Statuses {
 		r.ByStatus[string(status)] = 0
@@ -178,15 +186,18 @@ func requestStatistics(s *engine.Stats) RequestStatistics {
 	r.SyncAvgMS = ratio(engine.Milliseconds(processing[tandem.Sync]), worked[tandem.Sync])
 	r.AsyncAvgMS = ratio(engine.Milliseconds(processing[tandem.Async]), worked[tandem.Async])
 	for _, mode := range tandem.Modes {
-		r.ProcessingTime[string(mode)] = latencies(s.Processing[mode])
-		r.QueueTime[string(mode)] = latencies(s.Queue[mode])
-		r.PerSecond[string(mode)] = s.PerSecond[mode]
+		r.ProcessingTime[string(mode)], r.QueueTime[string(mode)], r.PerSecond[string(mode)] = nil, nil, nil
+		if s.Activity != nil {
+			r.ProcessingTime[string(mode)] = latencies(s.Processing[mode])
+			r.QueueTime[string(mode)] = latencies(s.Queue[mode])
+			r.PerSecond[string(mode)] = new(PerSecond(s.PerSecond[mode]))
+		}
 	}
 	return r
 }
 
 func callbackService(s *engine.Stats) CallbackService {
-	c := CallbackService{Lag: latencies(s.Lag), Hosts: []HostRecord{}}
+	var c CallbackService
 	for _, n := range s.Counts.Requests {
 		switch {
 		case n.Callback == tandem.CallbackDelivered:
@@ -198,21 +209,18 @@ func callbackService(s *engine.Stats) CallbackService {
 		}
 	}
 	c.DeliveryRate = ratio(float64(c.Delivered), c.Delivered+c.Failed)
-	for _, h := range s.Hosts {
-		c.Hosts = append(c.Hosts, HostRecord{h.Host, h.Breaker, h.InFlight})
+	if s.Activity != nil {
+		c.Lag, c.Hosts = latencies(s.Lag), []HostRecord{}
+		for _, h := range s.Hosts {
+			c.Hosts = append(c.Hosts, HostRecord{h.Host, h.Breaker, h.InFlight})
+		}
 	}
 	return c
 }
 
-func (a *API) rateLimiting() RateLimiting {
-	r := RateLimiting{Enabled: a.opts.Rate.N > 0, Limit: a.opts.Rate.N, WindowSeconds: a.opts.Rate.Window.Seconds()}
-	r.Allowed, r.Refused, r.Clients = a.rates.counts()
-	return r
-}
-
-func laneRecords(s *engine.Stats) []LaneRecord {
+func laneRecords(a *engine.Activity) []LaneRecord {
 	records := []LaneRecord{}
-	for _, l := range s.Lanes {
+	for _, l := range a.Lanes {
 		records = append(records, LaneRecord(l))
 	}
 	return records

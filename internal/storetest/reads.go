@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"encoding/json"
 	"slices"
 	"strings"
 	"testing"
@@ -75,6 +76,53 @@ var reads = []rule{
 			if strings.Join(got, " ") != strings.Join(want, " ") {
 				s.Errorf("query %+v: got %d requests, want %d\n got %v\nwant %v", q, len(got), len(want), got, want)
 			}
+		}
+	}},
+	{"a page ends once its requests weigh enough", func(s *suite) {
+		b := s.backend(Options{})
+		big := json.RawMessage(`"` + strings.Repeat("x", tandem.MaxResult-2) + `"`)
+		var want []string
+		for range 2*engine.MaxPage/tandem.MaxResult + 3 {
+			req := succeed(processing())
+			req.Result = big
+			s.must(b.Complete(s.Context(), req))
+			want = append(want, req.ID)
+		}
+		slices.Reverse(want)
+		for _, offset := range []int{0, 2} {
+			var got []string
+			pages := 0
+			for q := (engine.Query{Caller: tandem.Anyone, Limit: 1000, Offset: offset}); ; {
+				page, err := b.Requests(s.Context(), q)
+				s.must(err)
+				weight := 0
+				for i := range page.Requests {
+					got = append(got, page.Requests[i].ID)
+					weight += engine.Weight(&page.Requests[i])
+				}
+				if most := engine.MaxPage + tandem.MaxResult + tandem.MaxData; weight > most {
+					s.Errorf("page %d weighs %d bytes, want at most %d", pages, weight, most)
+				}
+				pages++
+				if page.Next == "" {
+					break
+				}
+				if weight < engine.MaxPage {
+					s.Errorf("page %d weighs %d bytes and is not the last", pages, weight)
+				}
+				q.Cursor, q.Offset = page.Next, 0
+			}
+			if strings.Join(got, " ") != strings.Join(want[offset:], " ") {
+				s.Errorf("from %d on: got %d requests, want %d, each once", offset, len(got), len(want)-offset)
+			}
+			if pages != 3 {
+				s.Errorf("from %d on: got %d pages, want 3", offset, pages)
+			}
+		}
+		page, err := b.Requests(s.Context(), engine.Query{Caller: tandem.Anyone, Limit: 1000, Offset: len(want) - engine.MaxPage/tandem.MaxResult})
+		s.must(err)
+		if n := len(page.Requests); n != engine.MaxPage/tandem.MaxResult || page.Next != "" {
+			s.Errorf("a page that its last request fills: got %d requests and the next %q, want %d and none", n, page.Next, engine.MaxPage/tandem.MaxResult)
 		}
 	}},
 	{"callbacks are listed by where they stand, by host and by when the work ended", func(s *suite) {

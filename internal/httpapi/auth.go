@@ -24,37 +24,37 @@ func caller(ctx context.Context) tandem.Caller {
 	return who
 }
 
-// entering lets in who may enter.
-func (a *API) entering(next http.Handler) http.Handler {
+// authorized lets through who may.
+func (a *API) authorized(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		entered := a.enter(w, r)
-		if entered == nil {
+		known := a.authorize(w, r)
+		if known == nil {
 			return
 		}
-		defer func() { r.Pattern = entered.Pattern }() // for those who observe r
-		next.ServeHTTP(w, entered)
+		defer func() { r.Pattern = known.Pattern }() // for those who observe r
+		next.ServeHTTP(w, known)
 	})
 }
 
-// enter finds out who asks, turns away who may not, and holds everyone to their
+// authorize finds out who asks, turns away who may not, and holds everyone to their
 // rate. It comes back with the request to go on with, or nil if it has answered.
-func (a *API) enter(w http.ResponseWriter, r *http.Request) *http.Request {
+func (a *API) authorize(w http.ResponseWriter, r *http.Request) *http.Request {
 	who, key, refused := a.identify(w, r)
-	if refused == nil && limited(r) { // first of all, so that every answer tells what is left
-		refused = a.admit(w, r, key)
+	if refused == nil && isRateLimited(r) { // first of all, so that every answer tells what is left
+		refused = a.limitRate(w, r, key)
 	}
 	switch {
 	case a.origins.Check(r) != nil:
 		refused = crossOrigin()
 	case refused != nil:
-	case key != nil && !key.Admin && adminOnly(r.URL.Path):
+	case key != nil && !key.Admin && isAdminOnly(r.URL.Path):
 		refused = newProblem(http.StatusForbidden, "forbidden", "", "this is for admin keys; make one with tandem keys create --admin")
-	case limited(r) && a.opts.NoSubmissions:
+	case isRateLimited(r) && a.opts.NoSubmissions:
 		refused = newProblem(http.StatusServiceUnavailable, "not_here", "", "this process takes no requests; send them to one with the role api")
 	}
 	if refused != nil {
 		r.Pattern = "" // the route it is counted under
-		if limited(r) {
+		if isRateLimited(r) {
 			r.Pattern = r.Method + " " + r.URL.Path
 		}
 		refused.write(w)
@@ -63,17 +63,17 @@ func (a *API) enter(w http.ResponseWriter, r *http.Request) *http.Request {
 	return r.WithContext(context.WithValue(r.Context(), callerKey{}, who))
 }
 
-// open are the paths that need no key: those that tell a load balancer whether
-// the service is there.
-func open(path string) bool { return path == "/healthz" || path == "/readyz" }
+// isPublic reports whether a path needs no key: those that tell a load balancer
+// whether the service is there.
+func isPublic(path string) bool { return path == "/healthz" || path == "/readyz" }
 
-// adminOnly are the paths that tell of the requests of all.
-func adminOnly(path string) bool { return path == "/metrics" }
+// isAdminOnly reports whether a path tells of the requests of all.
+func isAdminOnly(path string) bool { return path == "/metrics" }
 
 // identify finds out who asks. key is nil where callers are not told apart. Whoever
 // is turned away is told how many wrong keys may still be tried.
 func (a *API) identify(w http.ResponseWriter, r *http.Request) (who tandem.Caller, key *access.Key, refused *Problem) {
-	if a.opts.Keys == nil || open(r.URL.Path) || r.Method == http.MethodOptions {
+	if a.opts.Keys == nil || isPublic(r.URL.Path) || r.Method == http.MethodOptions {
 		return tandem.Anyone, nil, nil
 	}
 	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
@@ -101,9 +101,9 @@ func (a *API) identify(w http.ResponseWriter, r *http.Request) (who tandem.Calle
 // wrongKeys is how many an address may try.
 var wrongKeys = limit.Rate{N: 10, Window: time.Minute}
 
-// limited reports whether the exchange counts against its caller's rate: both
+// isRateLimited reports whether the exchange counts against its caller's rate: both
 // POST routes do, together.
-func limited(r *http.Request) bool {
+func isRateLimited(r *http.Request) bool {
 	return r.Method == http.MethodPost && (r.URL.Path == "/sync" || r.URL.Path == "/async")
 }
 
@@ -114,9 +114,9 @@ func tellLimit(h http.Header, name string, d limit.Decision) {
 	h.Set("RateLimit", `"`+name+`";r=`+strconv.Itoa(d.Remaining)+`;t=`+wholeSeconds(d.Reset))
 }
 
-// admit counts the request against its caller's rate, and says in the answer
+// limitRate counts the request against its caller's rate, and says in the answer
 // what is left of it. Without a key the caller is the address.
-func (a *API) admit(w http.ResponseWriter, r *http.Request, key *access.Key) (refused *Problem) {
+func (a *API) limitRate(w http.ResponseWriter, r *http.Request, key *access.Key) (refused *Problem) {
 	rate := a.opts.Rate
 	if key != nil && key.Rate != (limit.Rate{}) {
 		rate = key.Rate

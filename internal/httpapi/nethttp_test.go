@@ -14,7 +14,7 @@ func TestWhatHandlersAnswerIsLeftAsItIs(t *testing.T) {
 		"HTTP/1.1 4x0 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n",
 		"\x17\x03\x03HTTP/1.1 417 Expectation Failed\r\n",
 	} {
-		if made := Unasked([]byte(written)); made != nil {
+		if made := RewriteRefusal([]byte(written)); made != nil {
 			t.Errorf("%q becomes %q", written, made)
 		}
 	}

@@ -8,14 +8,14 @@ import (
 	"strings"
 )
 
-// Unasked is for what net/http answers by itself, without asking a handler: that
-// a message is no HTTP, or that its headers are too large. Given all that is
+// RewriteRefusal is for what net/http refuses by itself, without asking a handler:
+// that a message is no HTTP, or that its headers are too large. Given all that is
 // written to a connection at once, it returns the same refusal as a problem
 // document, or nil for everything else.
 //
 // Nothing that a handler answers looks the same: its headers have a Date, and
 // its bodies, but for the pages of the docs, no carriage return.
-func Unasked(written []byte) []byte {
+func RewriteRefusal(written []byte) []byte {
 	line, rest, whole := bytes.Cut(written, []byte("\r\n"))
 	if !whole || !bytes.HasPrefix(line, []byte("HTTP/1.")) {
 		return nil
