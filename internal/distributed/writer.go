@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -76,6 +77,10 @@ const (
 	lastKind = touching
 )
 
+// linger is how long a transaction waits for as many writes as shared the one
+// before. What one costs in messages between two programs, many share.
+var linger, _ = time.ParseDuration(os.Getenv("LINGER"))
+
 // batchTimeout ends a transaction that Postgres does not answer.
 const batchTimeout = 10 * time.Second
 
@@ -92,7 +97,7 @@ func newWriter(b *Backend) (*writer, error) {
 // costs the processors what its share of a transaction does.
 func (w *writer) run(context.Context) {
 	shard := anyShard()
-	w.Run(func(batch []*write, answers []error) error { return w.commit(batch, answers, shard) })
+	w.Run(func(batch []*write, answers []error) error { return w.commit(batch, answers, shard) }, linger)
 }
 
 // commit is the store.Commit of one transaction.
