@@ -21,9 +21,9 @@ import (
 func (t *transaction) askInsert(ctx context.Context, writes []*write) error {
 	var free int64 // of room for requests that wait
 	for _, wr := range writes {
-		if r := t.w.here.Load(); wr.by == nil && r.mayStart(&wr.req) {
-			wr.by, wr.hold = r, t.w.lease()
-			wr.req.Status, wr.req.StartedAt, wr.req.Starts, wr.req.Epoch = tandem.Processing, t.w.now(), 1, 1
+		if r := t.b.here.Load(); wr.by == nil && r.mayStart(&wr.req) {
+			wr.by, wr.hold = r, t.b.lease()
+			wr.req.Status, wr.req.StartedAt, wr.req.Starts, wr.req.Epoch = tandem.Processing, t.b.now(), 1, 1
 		}
 		if wr.req.Status == tandem.Pending {
 			free++
@@ -31,10 +31,9 @@ func (t *transaction) askInsert(ctx context.Context, writes []*write) error {
 	}
 	if free > 0 {
 		var err error
-		if free, err = t.w.room.take(ctx, t.tx, free); err != nil {
+		if free, err = t.b.writer.room.take(ctx, t.tx, free); err != nil {
 			return err
 		}
-		t.room = free
 	}
 	if err := t.claimKeys(ctx, writes, &free); err != nil {
 		return err
@@ -79,12 +78,12 @@ func (t *transaction) insert(_ context.Context, writes []*write) error {
 // no two processes wait for each other's keys. One that there is no room for
 // takes no key, but is told who holds it.
 func (t *transaction) claimKeys(ctx context.Context, writes []*write, free *int64) error {
-	var keyed, held []*write
+	var keyed, refused []*write
 	for _, wr := range writes {
 		switch {
 		case wr.key == nil:
 		case wr.req.Status == tandem.Pending && *free == 0:
-			held = append(held, wr)
+			refused = append(refused, wr)
 		default:
 			if wr.req.Status == tandem.Pending {
 				*free--
@@ -93,7 +92,7 @@ func (t *transaction) claimKeys(ctx context.Context, writes []*write, free *int6
 		}
 	}
 	if len(keyed) == 0 {
-		return t.findHolders(ctx, held)
+		return t.findHolders(ctx, refused)
 	}
 	slices.SortFunc(keyed, func(a, b *write) int {
 		return cmp.Or(strings.Compare(a.req.Owner, b.req.Owner), strings.Compare(a.key.Key, b.key.Key))
@@ -109,7 +108,7 @@ func (t *transaction) claimKeys(ctx context.Context, writes []*write, free *int6
 		column(keyed, func(wr *write) string { return wr.key.Key }),
 		column(keyed, func(wr *write) []byte { return wr.key.Fingerprint[:] }), ids(keyed),
 		column(keyed, func(wr *write) int64 { return wr.req.CreatedAt.UnixMicro() }),
-		t.w.now().Add(-engine.IdempotencyKept).UnixMicro())
+		t.b.now().Add(-engine.IdempotencyKept).UnixMicro())
 	if err != nil {
 		return fmt.Errorf("claim idempotency keys: %w", err)
 	}
@@ -125,18 +124,18 @@ func (t *transaction) claimKeys(ctx context.Context, writes []*write, free *int6
 		if got[wr.req.ID] {
 			continue
 		}
-		held = append(held, wr)
+		refused = append(refused, wr)
 		if wr.req.Status == tandem.Pending {
 			*free++
 		}
 	}
-	return t.findHolders(ctx, held)
+	return t.findHolders(ctx, refused)
 }
 
 // findHolders answers those writes whose key could not be taken.
 func (t *transaction) findHolders(ctx context.Context, writes []*write) error {
 	for _, wr := range writes {
-		id, fingerprint, err := holderOf(ctx, t.tx, wr.req.Owner, wr.key.Key, t.w.now())
+		id, fingerprint, err := holderOf(ctx, t.tx, wr.req.Owner, wr.key.Key, t.b.now())
 		switch {
 		case err != nil:
 			return err
@@ -158,62 +157,7 @@ func (t *transaction) insertRows(ctx context.Context, writes []*write) error {
 }
 
 func (t *transaction) askRows(in *pgx.Batch, writes []*write) {
-	text := func(of func(*tandem.Request) string) []string {
-		return column(writes, func(wr *write) string { return of(&wr.req) })
-	}
-	optional := func(of func(*tandem.Request) string) []*string {
-		return column(writes, func(wr *write) *string {
-			if s := of(&wr.req); s != "" {
-				return &s
-			}
-			return nil
-		})
-	}
-	number := func(of func(*tandem.Request) int) []int {
-		return column(writes, func(wr *write) int { return of(&wr.req) })
-	}
-	at := func(of func(*tandem.Request) time.Time) []*int64 {
-		return column(writes, func(wr *write) *int64 { return micros(of(&wr.req)) })
-	}
-	in.Queue(`
-		INSERT INTO requests (id, owner, mode, status, lane, workload, complexity, data,
-			callback_url, callback_host, callback_state, max_attempts, callback_options,
-			created_at, started_at, worked_at, not_before, expires_at, starts, epoch, waited,
-			result, failure_code, failure_message, failure_upstream, started_by)
-		SELECT u.*, $26 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::int[], $8::bytea[],
-			$9::text[], $10::text[], $11::text[], $12::int[], $13::text[],
-			$14::bigint[], $15::bigint[], $16::bigint[], $17::bigint[], $18::bigint[], $19::int[], $20::int[], $21::boolean[],
-			$22::bytea[], $23::text[], $24::text[], $25::int[]) AS u
-		ON CONFLICT (id) DO NOTHING
-		RETURNING id, seq`,
-		ids(writes),
-		text(func(r *tandem.Request) string { return r.Owner }),
-		text(func(r *tandem.Request) string { return string(r.Mode) }),
-		text(func(r *tandem.Request) string { return string(r.Status) }),
-		text(func(r *tandem.Request) string { return r.Lane }),
-		text(func(r *tandem.Request) string { return r.Workload }),
-		number(func(r *tandem.Request) int { return r.Complexity }),
-		column(writes, func(wr *write) []byte { return wr.req.Data }),
-		optional(func(r *tandem.Request) string { return r.Callback.URL }),
-		optional(func(r *tandem.Request) string {
-			if r.Callback.URL == "" {
-				return ""
-			}
-			return engine.HostOf(r.Callback.URL)
-		}),
-		text(func(r *tandem.Request) string { return string(r.Callback.State) }),
-		number(func(r *tandem.Request) int { return r.Callback.MaxAttempts }),
-		optional(func(r *tandem.Request) string { return store.CallbackOptions(&r.Callback) }),
-		at(func(r *tandem.Request) time.Time { return r.CreatedAt }),
-		at(func(r *tandem.Request) time.Time { return r.StartedAt }),
-		at(func(r *tandem.Request) time.Time { return r.WorkedAt }),
-		at(func(r *tandem.Request) time.Time { return r.NotBefore }),
-		at(func(r *tandem.Request) time.Time { return r.ExpiresAt }),
-		number(func(r *tandem.Request) int { return r.Starts }),
-		number(func(r *tandem.Request) int { return r.Epoch }),
-		column(writes, func(wr *write) bool { return wr.req.Waited }),
-		column(writes, func(wr *write) []byte { return wr.req.Result }),
-		column(writes, failureCode), column(writes, failureMessage), column(writes, failureUpstream), t.w.name).Query(func(rows pgx.Rows) error {
+	in.Queue(insertQuery, inserted.values(writes, t.b.name)...).Query(func(rows pgx.Rows) error {
 		byID := make(map[string]*write, len(writes))
 		for _, wr := range writes {
 			byID[wr.req.ID] = wr
@@ -230,3 +174,42 @@ func (t *transaction) askRows(in *pgx.Batch, writes []*write) {
 		return nil
 	})
 }
+
+var inserted = columns{
+	text("id", func(r *tandem.Request) string { return r.ID }),
+	text("owner", func(r *tandem.Request) string { return r.Owner }),
+	text("mode", func(r *tandem.Request) string { return string(r.Mode) }),
+	text("status", func(r *tandem.Request) string { return string(r.Status) }),
+	text("lane", func(r *tandem.Request) string { return r.Lane }),
+	text("workload", func(r *tandem.Request) string { return r.Workload }),
+	number("complexity", func(r *tandem.Request) int { return r.Complexity }),
+	each("data", "bytea", func(wr *write) []byte { return wr.req.Data }),
+	optional("callback_url", func(r *tandem.Request) string { return r.Callback.URL }),
+	optional("callback_host", func(r *tandem.Request) string {
+		if r.Callback.URL == "" {
+			return ""
+		}
+		return engine.HostOf(r.Callback.URL)
+	}),
+	text("callback_state", func(r *tandem.Request) string { return string(r.Callback.State) }),
+	number("max_attempts", func(r *tandem.Request) int { return r.Callback.MaxAttempts }),
+	optional("callback_options", func(r *tandem.Request) string { return store.CallbackOptions(&r.Callback) }),
+	at("created_at", func(r *tandem.Request) time.Time { return r.CreatedAt }),
+	at("started_at", func(r *tandem.Request) time.Time { return r.StartedAt }),
+	at("worked_at", func(r *tandem.Request) time.Time { return r.WorkedAt }),
+	at("not_before", func(r *tandem.Request) time.Time { return r.NotBefore }),
+	at("expires_at", func(r *tandem.Request) time.Time { return r.ExpiresAt }),
+	number("starts", func(r *tandem.Request) int { return r.Starts }),
+	number("epoch", func(r *tandem.Request) int { return r.Epoch }),
+	each("waited", "boolean", func(wr *write) bool { return wr.req.Waited }),
+	each("result", "bytea", func(wr *write) []byte { return wr.req.Result }),
+	each("failure_code", "text", failureCode),
+	each("failure_message", "text", failureMessage),
+	each("failure_upstream", "int", failureUpstream),
+}
+
+var insertQuery = `
+	INSERT INTO requests (` + inserted.names() + `, started_by)
+	SELECT u.*, ` + inserted.next() + ` FROM ` + inserted.rows() + ` AS u
+	ON CONFLICT (id) DO NOTHING
+	RETURNING id, seq`

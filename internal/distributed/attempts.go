@@ -1,15 +1,85 @@
 package distributed
 
 import (
+	"cmp"
 	"context"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"tandem"
 )
 
-// askSettle records delivery attempts, and ends the claims to them: one that
-// another process has claimed meanwhile is that one's to record. Of a callback
+// An attempt is made only by the process that has a lease of it, which is in the
+// request's row: it is given if the attempt is owed and nobody else's, it is gone
+// with the record of the attempt, and that of a process that has died ends with
+// its time. So two jobs of one request, wherever they run, make one attempt.
+//
+// A lease lasts as long as the attempt may, and attemptGrace. The process begins
+// the attempt within beginWithin of asking for the lease, or not at all: so the
+// attempt is over, too, before the lease is.
+const (
+	attemptGrace = rescueGrace
+	beginWithin  = jobGrace
+)
+
+// attemptLease is how long a process has the attempt that a request owes.
+func (b *Backend) attemptLease(req *tandem.Request) time.Duration {
+	return cmp.Or(req.Callback.Timeout, b.opts.CallbackTimeout) + attemptGrace
+}
+
+// leaseAttempt takes the attempt that a request owes for this process. It returns
+// CodeConflict if another has it or it is no longer owed.
+func (b *Backend) leaseAttempt(ctx context.Context, req *tandem.Request) error {
+	return b.writer.Do(ctx, &write{kind: leasing, req: *req}, nil)
+}
+
+// yieldAttempt ends this process's lease of an attempt that it has not recorded.
+func (b *Backend) yieldAttempt(ctx context.Context, req *tandem.Request) error {
+	return b.writer.Do(ctx, &write{kind: yielding, req: *req, job: b.deliverJobs.of(req.ID)}, nil)
+}
+
+func (t *transaction) askLease(_ context.Context, writes []*write) error {
+	t.ask(&t.first, "lease attempts", writes, leaseQuery, ids(writes), attemptsMade(writes),
+		column(writes, func(wr *write) int64 { return t.b.attemptLease(&wr.req).Microseconds() }), t.b.name)
+	return nil
+}
+
+// lease changes nothing more: who has an attempt is in no counter.
+func (t *transaction) lease(context.Context, []*write) error { return nil }
+
+const leaseQuery = `
+	UPDATE requests r SET attempt_by = $4, attempt_till = ` + postgresMicros + ` + u.lasts
+	FROM unnest($1::text[], $2::int[], $3::bigint[]) WITH ORDINALITY AS u(id, made, lasts, n)
+	WHERE r.id = u.id AND r.callback_state = 'pending' AND r.next_attempt_at IS NOT NULL AND r.attempts = u.made
+		AND (r.attempt_till IS NULL OR r.attempt_till <= ` + postgresMicros + `)
+	RETURNING u.n, r.callback_state`
+
+const postgresMicros = `(extract(epoch FROM clock_timestamp()) * 1000000)::bigint`
+
+func (t *transaction) yield(ctx context.Context, writes []*write) error {
+	err := t.query(ctx, "give attempts back", writes, yieldQuery, ids(writes), attemptsMade(writes), t.b.name)
+	for _, wr := range writes {
+		if wr.made && wr.job.held {
+			t.end(wr.job)
+			t.add(deliverJob(&wr.req), nil)
+		}
+	}
+	return err
+}
+
+const yieldQuery = `
+	UPDATE requests r SET attempt_by = NULL, attempt_till = NULL
+	FROM unnest($1::text[], $2::int[]) WITH ORDINALITY AS u(id, made, n)
+	WHERE r.id = u.id AND r.attempts = u.made AND r.attempt_by = $3
+	RETURNING u.n, r.callback_state`
+
+func attemptsMade(writes []*write) []int {
+	return column(writes, func(wr *write) int { return wr.req.Callback.Attempts })
+}
+
+// askSettle records delivery attempts, and ends their leases: one that another
+// process has a lease of by now is that one's to record. Of a callback
 // that is delivered anew, the status before is one of those that its outcome has;
 // the counters must know which.
 func (t *transaction) askSettle(_ context.Context, writes []*write) error {
@@ -28,15 +98,7 @@ func (t *transaction) askSettle(_ context.Context, writes []*write) error {
 }
 
 func (t *transaction) askAttempts(in *pgx.Batch, writes []*write) {
-	t.ask(in, "record attempts", writes, settleQuery, ids(writes),
-		column(writes, func(wr *write) string { return string(wr.before) }),
-		column(writes, func(wr *write) int { return wr.attempt.Number - 1 }),
-		column(writes, func(wr *write) string { return string(wr.req.Status) }),
-		column(writes, func(wr *write) string { return string(wr.req.Callback.State) }),
-		column(writes, func(wr *write) int { return wr.req.Callback.Attempts }),
-		column(writes, func(wr *write) *int64 { return micros(wr.req.Callback.NextAt) }),
-		column(writes, func(wr *write) int { return wr.req.Callback.LastStatus }),
-		column(writes, func(wr *write) string { return clean(wr.req.Callback.LastError) }), t.w.name)
+	t.ask(in, "record attempts", writes, settleQuery, settled.values(writes, t.b.name)...)
 }
 
 // settle goes on from there.
@@ -78,29 +140,42 @@ func (t *transaction) settle(ctx context.Context, writes []*write) error {
 	return nil
 }
 
-const settleQuery = `
+var settled = columns{
+	text("id", func(r *tandem.Request) string { return r.ID }),
+	each("before", "text", func(wr *write) string { return string(wr.before) }),
+	each("made", "int", func(wr *write) int { return wr.attempt.Number - 1 }),
+	text("status", func(r *tandem.Request) string { return string(r.Status) }),
+	text("state", func(r *tandem.Request) string { return string(r.Callback.State) }),
+	number("attempts", func(r *tandem.Request) int { return r.Callback.Attempts }),
+	at("next_at", func(r *tandem.Request) time.Time { return r.Callback.NextAt }),
+	number("last_status", func(r *tandem.Request) int { return r.Callback.LastStatus }),
+	text("last_error", func(r *tandem.Request) string { return clean(r.Callback.LastError) }),
+}
+
+var settleQuery = `
 	UPDATE requests r SET status = u.status, callback_state = u.state, attempts = u.attempts,
-		next_attempt_at = u.next, last_status = u.last_status, last_error = u.last_error,
+		next_attempt_at = u.next_at, last_status = u.last_status, last_error = u.last_error,
 		attempt_by = NULL, attempt_till = NULL
-	FROM unnest($1::text[], $2::text[], $3::int[], $4::text[], $5::text[], $6::int[], $7::bigint[], $8::int[], $9::text[])
-		WITH ORDINALITY AS u(id, before, made, status, state, attempts, next, last_status, last_error, n)
+	FROM ` + settled.numbered() + `
 	WHERE r.id = u.id AND r.status = u.before AND r.callback_state = 'pending' AND r.attempts = u.made
-		AND (r.attempt_by IS NULL OR r.attempt_by = $10)
+		AND (r.attempt_by IS NULL OR r.attempt_by = ` + settled.next() + `)
 	RETURNING u.n, r.callback_state`
 
 func (t *transaction) insertAttempts(writes []*write) {
-	if len(writes) == 0 {
-		return
+	if len(writes) > 0 {
+		t.last.Queue(insertAttemptsQuery, attempted.values(writes)...)
 	}
-	t.last.Queue(`
-		INSERT INTO attempts (request_id, number, at, duration_us, status, class, error, answer)
-		SELECT * FROM unnest($1::text[], $2::int[], $3::bigint[], $4::bigint[], $5::int[], $6::text[], $7::text[], $8::bytea[])`,
-		ids(writes),
-		column(writes, func(wr *write) int { return wr.attempt.Number }),
-		column(writes, func(wr *write) int64 { return wr.attempt.At.UnixMicro() }),
-		column(writes, func(wr *write) int64 { return wr.attempt.Duration.Microseconds() }),
-		column(writes, func(wr *write) int { return wr.attempt.Status }),
-		column(writes, func(wr *write) string { return string(wr.attempt.Class) }),
-		column(writes, func(wr *write) string { return clean(wr.attempt.Error) }),
-		column(writes, func(wr *write) []byte { return wr.attempt.Answer }))
 }
+
+var attempted = columns{
+	text("request_id", func(r *tandem.Request) string { return r.ID }),
+	each("number", "int", func(wr *write) int { return wr.attempt.Number }),
+	each("at", "bigint", func(wr *write) int64 { return wr.attempt.At.UnixMicro() }),
+	each("duration_us", "bigint", func(wr *write) int64 { return wr.attempt.Duration.Microseconds() }),
+	each("status", "int", func(wr *write) int { return wr.attempt.Status }),
+	each("class", "text", func(wr *write) string { return string(wr.attempt.Class) }),
+	each("error", "text", func(wr *write) string { return clean(wr.attempt.Error) }),
+	each("answer", "bytea", func(wr *write) []byte { return wr.attempt.Answer }),
+}
+
+var insertAttemptsQuery = `INSERT INTO attempts (` + attempted.names() + `) SELECT * FROM ` + attempted.rows()

@@ -20,8 +20,9 @@ import (
 type breakers struct {
 	b *Backend
 
-	mu    sync.Mutex
-	known map[string]callback.Breaker // those that are not closed
+	mu      sync.Mutex
+	known   map[string]callback.Breaker // those that are not closed
+	changes int                         // that this process has made of them; what was read before one is out of date
 }
 
 func newBreakers(b *Backend) *breakers {
@@ -35,9 +36,24 @@ func (s *breakers) look(ctx context.Context) error {
 	if steps == nil {
 		return nil
 	}
+	s.mu.Lock()
+	changes := s.changes
+	s.mu.Unlock()
+	now, err := s.read(ctx)
+	if err != nil {
+		return err
+	}
+	if !s.learn(*steps, now, changes) {
+		s.b.signals.lookNow()
+	}
+	return nil
+}
+
+// read reads the table.
+func (s *breakers) read(ctx context.Context) (map[string]callback.Breaker, error) {
 	rows, err := s.b.pool.Query(ctx, breakersQuery)
 	if err != nil {
-		return fmt.Errorf("read breakers: %w", err)
+		return nil, fmt.Errorf("read breakers: %w", err)
 	}
 	now := make(map[string]callback.Breaker)
 	var host string
@@ -48,23 +64,33 @@ func (s *breakers) look(ctx context.Context) error {
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("read breakers: %w", err)
+		return nil, fmt.Errorf("read breakers: %w", err)
 	}
+	return now, nil
+}
+
+// learn takes over what was read after so many changes, unless there was another
+// since: of that it may know nothing.
+func (s *breakers) learn(steps engine.Steps, now map[string]callback.Breaker, changes int) bool {
 	s.mu.Lock()
+	if s.changes != changes {
+		s.mu.Unlock()
+		return false
+	}
 	before := s.known
 	s.known = maps.Clone(now) // now is read below, and known changes
 	s.mu.Unlock()
 	for host, b := range now {
 		if before[host].OpenTill != b.OpenTill {
-			(*steps).SetBreaker(host, callback.Breaker{OpenTill: b.OpenTill})
+			steps.SetBreaker(host, callback.Breaker{OpenTill: b.OpenTill})
 		}
 	}
 	for host := range before {
-		if _, open := now[host]; !open && !(*steps).Breaker(host).OpenTill.IsZero() {
-			(*steps).SetBreaker(host, callback.Breaker{})
+		if _, open := now[host]; !open && !steps.Breaker(host).OpenTill.IsZero() {
+			steps.SetBreaker(host, callback.Breaker{})
 		}
 	}
-	return nil
+	return true
 }
 
 const breakersQuery = `SELECT host, open_till, probe_till FROM breakers ORDER BY host LIMIT 10000`
@@ -138,6 +164,7 @@ func (s *breakers) attempted(ctx context.Context, steps engine.Steps, host strin
 	} else {
 		s.known[host] = callback.Breaker{OpenTill: here.OpenTill}
 	}
+	s.changes++
 	s.mu.Unlock()
 	s.b.signals.tell(hostSignal, "")
 	return nil

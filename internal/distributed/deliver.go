@@ -13,7 +13,7 @@ import (
 // deliver is a deliver job: it makes the attempt that is due, and says when the
 // next one is. The row knows, whatever became of the job before: so it is read
 // first. It also knows if another job of the request is at it, such as one that
-// ended and could not say so: see claims.go.
+// ended and could not say so: see attempts.go.
 //
 // The job belongs to this process for a lease from when Postgres gave it away,
 // which is begun: its answer may have taken long to get here. Then it is another
@@ -33,8 +33,8 @@ func (r *runner) deliver(ctx context.Context, id string, job int64, begun time.T
 // over reports whether the lease of a job has ended.
 func (r *runner) over(begun time.Time) bool { return time.Since(begun) >= r.b.lease() }
 
-// attempt makes the attempt that is due, unless it is another's. The lease must
-// last until it is claimed.
+// attempt makes the attempt that is due, unless it is another's. The job's
+// lease must last until this process has one of the attempt, too.
 func (r *runner) attempt(ctx context.Context, id string, job int64, begun time.Time) error {
 	ctx, cancel := context.WithDeadline(ctx, begun.Add(r.b.lease()))
 	defer cancel()
@@ -50,8 +50,8 @@ func (r *runner) attempt(ctx context.Context, id string, job int64, begun time.T
 	if wait := req.Callback.NextAt.Sub(now); wait > 0 {
 		return river.JobSnooze(min(wait, longestWait))
 	}
-	if wait := found.claimed.Sub(now); wait > 0 {
-		return river.JobSnooze(min(wait, r.b.claimFor(req)))
+	if wait := found.leased.Sub(now); wait > 0 {
+		return river.JobSnooze(min(wait, r.b.attemptLease(req)))
 	}
 	host := engine.HostOf(req.Callback.URL)
 	if putOff := r.admit(ctx, host, begun); putOff != nil {
@@ -59,7 +59,7 @@ func (r *runner) attempt(ctx context.Context, id string, job int64, begun time.T
 	}
 	defer r.places.ended(host)
 	asked := time.Now()
-	err = r.b.claimAttempt(ctx, req)
+	err = r.b.leaseAttempt(ctx, req)
 	switch {
 	case err == nil:
 		r.b.deliverJobs.put(id, ownJob{id: job})
@@ -70,12 +70,12 @@ func (r *runner) attempt(ctx context.Context, id string, job int64, begun time.T
 		return river.JobSnooze(again) // the row says what has happened
 	default:
 		r.steps.Leave(host)
-		return r.later("a delivery attempt could not be claimed", id, err)
+		return r.later("a delivery attempt could not be taken", id, err)
 	}
 }
 
-// send makes an attempt that has been admitted and, when it was asked for,
-// claimed.
+// send makes an attempt that has been admitted, with a lease of it that was asked
+// for at a time.
 func (r *runner) send(host string, req *tandem.Request, asked time.Time) error {
 	if time.Since(asked) >= beginWithin {
 		r.steps.Leave(host)
@@ -99,11 +99,11 @@ func (r *runner) send(host string, req *tandem.Request, asked time.Time) error {
 	return r.later("a delivery attempt was not recorded", req.ID, err)
 }
 
-// yield gives back the claim to an attempt that was not recorded.
+// yield gives back the lease of an attempt that was not recorded.
 func (r *runner) yield(owed *tandem.Request) {
 	err := r.b.yieldAttempt(r.stepCtx, owed)
 	if err != nil && tandem.CodeOf(err) != tandem.CodeConflict {
-		r.b.log.Warn("a claim to a delivery attempt was not given back; it ends by itself", "request_id", owed.ID, "error", err)
+		r.b.log.Warn("the lease of a delivery attempt was not given back; it ends by itself", "request_id", owed.ID, "error", err)
 	}
 }
 

@@ -71,15 +71,15 @@ const scheduleBeyond = 10 * time.Second
 // write that it comes of is told which it is.
 type newJob struct {
 	params river.InsertManyParams
-	holder *write
+	write  *write // nil if the job is anybody's
 }
 
 // add makes a job with the transaction, held for its write if there is one.
-func (t *transaction) add(params river.InsertManyParams, holder *write) {
-	if holder != nil {
-		params.InsertOpts.ScheduledAt = time.Now().Add(holder.hold)
+func (t *transaction) add(params river.InsertManyParams, wr *write) {
+	if wr != nil {
+		params.InsertOpts.ScheduledAt = time.Now().Add(wr.hold)
 	}
-	t.jobs = append(t.jobs, newJob{params, holder})
+	t.jobs = append(t.jobs, newJob{params, wr})
 }
 
 // end deletes a job of this process with the transaction, if it is one. River
@@ -98,28 +98,28 @@ func (t *transaction) writeJobs(ctx context.Context) error {
 	if len(t.jobs) == 0 {
 		return nil
 	}
-	params, held := make([]river.InsertManyParams, len(t.jobs)), false
+	params, anyHeld := make([]river.InsertManyParams, len(t.jobs)), false
 	for i, job := range t.jobs {
-		params[i], held = job.params, held || job.holder != nil
+		params[i], anyHeld = job.params, anyHeld || job.write != nil
 	}
-	if !held { // then nobody needs to know which they are
-		if _, err := t.w.insert.InsertManyFastTx(ctx, t.tx, params); err != nil {
+	if !anyHeld { // then nobody needs to know which they are
+		if _, err := t.b.insert.InsertManyFastTx(ctx, t.tx, params); err != nil {
 			return fmt.Errorf("insert jobs: %w", err)
 		}
 		return nil
 	}
-	made, err := t.w.insert.InsertManyTx(ctx, t.tx, params)
+	made, err := t.b.insert.InsertManyTx(ctx, t.tx, params)
 	if err != nil {
 		return fmt.Errorf("insert jobs: %w", err)
 	}
 	for i, job := range t.jobs {
-		if job.holder == nil {
+		if job.write == nil {
 			continue
 		}
-		if !bytes.Contains(made[i].Job.EncodedArgs, []byte(job.holder.req.ID)) {
+		if !bytes.Contains(made[i].Job.EncodedArgs, []byte(job.write.req.ID)) {
 			return fmt.Errorf("insert jobs: they came back in another order")
 		}
-		job.holder.held = made[i].Job.ID
+		job.write.heldJob = made[i].Job.ID
 	}
 	return nil
 }
@@ -141,7 +141,7 @@ type processWorker struct {
 }
 
 func (w *processWorker) Work(ctx context.Context, job *river.Job[processArgs]) error {
-	return w.r.process(ctx, job.Args.ID, job.ID)
+	return w.r.process(ctx, job.Args.ID, age{job.ScheduledAt, job.ID})
 }
 
 // NextRetry is for a job whose process has died: at once.

@@ -112,8 +112,12 @@ const (
 	// or a process whose turn it is not to migrate.
 	migrateAgain   = 100 * time.Millisecond
 	migrationTries = 100
+)
 
-	lockNotAvailable = "55P03" // an error of Postgres
+// Errors of Postgres.
+const (
+	lockNotAvailable = "55P03"
+	deadlockDetected = "40P01"
 )
 
 // isCode reports whether an error is Postgres's of that code.

@@ -91,7 +91,7 @@ func (b *Backend) deleteSettled(ctx context.Context, seqs []int64) (err error) {
 			_ = tx.Rollback(context.WithoutCancel(ctx)) // after a lost connection it fails, harmlessly
 		}
 	}()
-	t := newTransaction(tx, b.writer, anyShard())
+	t := newTransaction(tx, b, anyShard())
 	rows, err := tx.Query(ctx, deleteQuery, seqs)
 	if err != nil {
 		return err

@@ -29,22 +29,22 @@ const requestColumns = `seq, id, owner, mode, status, lane, workload, complexity
 type row struct {
 	tandem.Request
 	startedBy string    // the process that started it last
-	claimed   time.Time // until when the attempt that it owes is a process's own; zero if it is nobody's
+	leased    time.Time // until when the attempt that it owes is a process's own; zero if it is nobody's
 }
 
 func scanRow(from pgx.CollectableRow) (r row, err error) {
 	var (
-		failureCode, failureMessage, callbackURL, options, startedBy       *string
-		failureUpstream                                                    *int
-		created, next, started, worked, notBefore, expires, since, claimed *int64
-		data, result                                                       []byte
+		failureCode, failureMessage, callbackURL, options, startedBy      *string
+		failureUpstream                                                   *int
+		created, next, started, worked, notBefore, expires, since, leased *int64
+		data, result                                                      []byte
 	)
 	req, cb := &r.Request, &r.Request.Callback
 	err = from.Scan(&req.Seq, &req.ID, &req.Owner, &req.Mode, &req.Status, &req.Lane, &req.Workload, &req.Complexity, &data, &result,
 		&failureCode, &failureMessage, &failureUpstream,
 		&callbackURL, &cb.State, &cb.Attempts, &cb.MaxAttempts, &next, &cb.LastStatus, &cb.LastError,
 		&created, &started, &worked, &req.Starts, &req.Epoch,
-		&notBefore, &expires, &options, &req.Waited, &since, &startedBy, &claimed)
+		&notBefore, &expires, &options, &req.Waited, &since, &startedBy, &leased)
 	if err != nil {
 		return r, err
 	}
@@ -61,7 +61,7 @@ func scanRow(from pgx.CollectableRow) (r row, err error) {
 	}
 	req.NotBefore, req.ExpiresAt = fromMicros(notBefore), fromMicros(expires)
 	req.CreatedAt, req.StartedAt, req.WorkedAt = fromMicros(created), fromMicros(started), fromMicros(worked)
-	r.startedBy, r.claimed = value(startedBy), fromMicros(claimed)
+	r.startedBy, r.leased = value(startedBy), fromMicros(leased)
 	return r, nil
 }
 
@@ -289,9 +289,9 @@ func holderOf(ctx context.Context, in interface {
 
 const holderQuery = `SELECT request_id, fingerprint FROM idempotency_keys WHERE owner = $1 AND key = $2 AND created_at >= $3`
 
-// expired returns pending requests whose time is over.
-func (b *Backend) expired(ctx context.Context) ([]row, error) {
-	rows, err := b.query(ctx, expiredQuery, b.now().UnixMicro())
+// expired returns pending requests whose time was over at the given one.
+func (b *Backend) expired(ctx context.Context, at time.Time) ([]row, error) {
+	rows, err := b.query(ctx, expiredQuery, at.UnixMicro())
 	if err != nil {
 		return nil, fmt.Errorf("read expired requests: %w", err)
 	}

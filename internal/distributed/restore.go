@@ -29,8 +29,7 @@ const (
 // one that leads the queue looks.
 func (b *Backend) restore(ctx context.Context) error {
 	began := time.Now()
-	var leads bool
-	if err := b.pool.QueryRow(ctx, leadsQuery, b.name).Scan(&leads); err != nil || !leads {
+	if leads, err := b.leads(ctx); err != nil || !leads {
 		return err
 	}
 	for _, lost := range []struct {
@@ -77,6 +76,14 @@ func (b *Backend) makeAgain(ctx context.Context, query string, job func(*tandem.
 	}
 	b.log.Warn("jobs were lost and have been made again; to cancel a request, use DELETE /requests/{id}", "jobs", len(jobs))
 	return len(jobs), nil
+}
+
+// leads reports whether this process leads the queue.
+func (b *Backend) leads(ctx context.Context) (leads bool, err error) {
+	if err := b.pool.QueryRow(ctx, leadsQuery, b.name).Scan(&leads); err != nil {
+		return false, fmt.Errorf("ask who leads the queue: %w", err)
+	}
+	return leads, nil
 }
 
 const leadsQuery = `SELECT EXISTS (SELECT FROM river_leader WHERE leader_id = $1 AND expires_at > now())`

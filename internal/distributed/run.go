@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/riverqueue/river"
@@ -18,11 +17,8 @@ import (
 )
 
 const (
-	// ahead is how many jobs of a lane are taken beyond its slots, so that there
-	// is one at hand when a slot becomes free.
-	ahead = 64
-	// patience is how long a job waits for room in this process before it goes
-	// back, for any other to take.
+	// patience is how long a callback waits here for its host before its job goes
+	// back, for any other process to take.
 	patience = time.Second
 	// again is when a step is tried again that could not be recorded.
 	again = time.Second
@@ -48,7 +44,11 @@ func (b *Backend) Run(ctx context.Context, steps engine.Steps) error {
 		ctx:      ctx,
 		stepCtx:  context.WithoutCancel(ctx),
 		suspects: make(chan struct{}, 1),
+		lines:    make(map[string]*line),
 		places:   newPlaces(b.opts.MaxAttempts),
+	}
+	for _, lane := range []string{work.CPU.String(), work.Waits.String()} {
+		r.lines[processQueue(lane)] = &line{slots: b.opts.Slots[lane]}
 	}
 	if err := b.lookForPauses(ctx); err != nil { // it is looked for again soon
 		b.log.Warn("no step is taken at once yet", "error", err)
@@ -81,33 +81,27 @@ func (b *Backend) Run(ctx context.Context, steps engine.Steps) error {
 type runner struct {
 	b        *Backend
 	steps    engine.Steps
-	ctx      context.Context // Run's
-	stepCtx  context.Context // of the steps; it does not end with Run's
-	running  atWork          // the jobs
-	suspects chan struct{}   // held by the one suspect that runs
+	ctx      context.Context  // Run's
+	stepCtx  context.Context  // of the steps; it does not end with Run's
+	running  atWork           // the jobs
+	suspects chan struct{}    // held by the one suspect that runs
+	lines    map[string]*line // of process jobs, by their queue
 	places   *places
-
-	waitingCPU, waitingIO atomic.Int64 // process jobs that wait for room in their lane
 }
 
-// waiting counts the process jobs that wait for room in a lane.
-func (r *runner) waiting(lane string) *atomic.Int64 {
-	if lane == work.Waits.String() {
-		return &r.waitingIO
-	}
-	return &r.waitingCPU
-}
+// line is where the requests of a lane wait for their slot.
+func (r *runner) line(lane string) *line { return r.lines[processQueue(lane)] }
 
 // start makes a client that takes jobs. It tries until it has one, or nil when
 // ctx ends: Postgres may be away for a moment.
 func (r *runner) start() (*riverClient, error) {
 	config := r.b.riverConfig(kinds(r))
 	config.Queues = map[string]river.QueueConfig{deliverQueue: {MaxWorkers: min(r.b.opts.MaxAttempts, river.QueueNumWorkersMax)}}
-	for _, lane := range []string{work.CPU.String(), work.Waits.String()} {
-		config.Queues[processQueue(lane)] = river.QueueConfig{MaxWorkers: min(r.b.opts.Slots[lane]+ahead, river.QueueNumWorkersMax)}
+	for queue, line := range r.lines {
+		config.Queues[queue] = river.QueueConfig{MaxWorkers: line.most()}
 	}
 	for r.ctx.Err() == nil {
-		client, err := river.NewClient(riverpgxv5.New(r.b.queue), config)
+		client, err := river.NewClient(fewer{riverpgxv5.New(r.b.queue), r.lines}, config)
 		if err != nil {
 			return nil, fmt.Errorf("open the queue: %w", err)
 		}
@@ -137,7 +131,7 @@ func (r *runner) stop(client *riverClient) {
 
 // process is a process job: it runs the step if it is due, and says when to look
 // again if it is not.
-func (r *runner) process(ctx context.Context, id string, job int64) error {
+func (r *runner) process(ctx context.Context, id string, job age) error {
 	r.running.begin()
 	defer r.running.end()
 	for {
@@ -167,41 +161,49 @@ func (r *runner) process(ctx context.Context, id string, job int64) error {
 	}
 }
 
-// begin runs the work of a pending request, if it may begin.
-func (r *runner) begin(ctx context.Context, req *tandem.Request, job int64) error {
+// begin runs the work of a pending request, if it may begin. If it has to wait
+// for too long, the job goes back to its place in the queue.
+func (r *runner) begin(ctx context.Context, req *tandem.Request, job age) error {
 	if wait := req.NotBefore.Sub(r.b.now()); wait > 0 {
 		return river.JobSnooze(wait)
 	}
-	waiting, cancel := context.WithTimeout(ctx, patience)
+	line := r.line(req.Lane)
+	waiting, cancel := context.WithTimeout(ctx, slotPatience)
 	defer cancel()
 	defer context.AfterFunc(r.ctx, cancel)()
 	if req.Starts > 0 {
 		// An earlier start was interrupted, by a crash that it may have caused.
 		// Suspects run one at a time: so the one that takes the process down
 		// does not use up the starts of the others.
+		trusted, ok := line.suspect()
+		if !ok { // those that are none go first, or nothing else would be taken
+			return river.JobSnooze(slotPatience)
+		}
 		select {
 		case r.suspects <- struct{}{}:
+			trusted()
 			defer func() { <-r.suspects }()
 		case <-waiting.Done():
-			return river.JobSnooze(0)
+			trusted()
+			return keepPlace(job)
 		}
 	}
-	r.waiting(req.Lane).Add(1)
-	err := r.steps.Reserve(waiting, req.Lane)
-	r.waiting(req.Lane).Add(-1)
+	err := line.reserve(waiting, job, func(ctx context.Context) error { return r.steps.Reserve(ctx, req.Lane) })
 	switch {
 	case err != nil:
-		return river.JobSnooze(0)
+		return keepPlace(job)
 	case r.ctx.Err() != nil:
 		r.steps.Unreserve(req.Lane)
-		return river.JobSnooze(0)
+		return keepPlace(job)
 	}
-	r.b.processJobs.put(req.ID, ownJob{id: job})
+	r.b.processJobs.put(req.ID, ownJob{id: job.id})
 	defer r.b.processJobs.remove(req.ID)
+	line.begin()
 	err = r.steps.Process(r.stepCtx, req)
+	line.end()
 	switch {
 	case err == nil && req.Status == tandem.Pending: // given back
-		return river.JobSnooze(0)
+		return keepPlace(job)
 	case err == nil:
 		return nil
 	case tandem.CodeOf(err) == tandem.CodeConflict:
@@ -225,10 +227,17 @@ const (
 	// they waited, and overdueCheck sync requests whose process is gone.
 	expiryCheck  = 500 * time.Millisecond
 	overdueCheck = 5 * time.Second
+	// standIn is how long the other processes leave to the one that leads the
+	// queue what it may fail: it may have died, and another not lead yet.
+	standIn = 5 * time.Second
 )
 
 // every runs a chore until ctx ends. All processes run all of them: each is a
 // guarded write, and harmless if another was first.
+//
+// Those that fail requests in great numbers are the leading process's: the others
+// would but read the same rows and wait for its locks. What it has left undone for
+// standIn, they do.
 func (r *runner) every(interval time.Duration, what string, chore func(context.Context) error) {
 	for ; r.ctx.Err() == nil; store.Pause(r.ctx, interval) {
 		if err := chore(r.ctx); err != nil && r.ctx.Err() == nil {
@@ -237,9 +246,22 @@ func (r *runner) every(interval time.Duration, what string, chore func(context.C
 	}
 }
 
+// ours is since when what has come due is this process's to see to.
+func (r *runner) ours(ctx context.Context) (time.Time, error) {
+	leads, err := r.b.leads(ctx)
+	if leads {
+		return r.b.now(), err
+	}
+	return r.b.now().Add(-standIn), err
+}
+
 // expire fails what has expired.
 func (r *runner) expire(ctx context.Context) error {
-	expired, err := r.b.expired(ctx)
+	before, err := r.ours(ctx)
+	if err != nil {
+		return err
+	}
+	expired, err := r.b.expired(ctx, before)
 	if err != nil {
 		return err
 	}
@@ -251,7 +273,11 @@ func (r *runner) expire(ctx context.Context) error {
 
 // failOverdue fails sync requests that no process can still be working.
 func (r *runner) failOverdue(ctx context.Context) error {
-	overdue, err := r.b.overdue(ctx, r.b.now().Add(-r.b.lease()))
+	before, err := r.ours(ctx)
+	if err != nil {
+		return err
+	}
+	overdue, err := r.b.overdue(ctx, before.Add(-r.b.lease()))
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package distributed
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -17,9 +18,8 @@ import (
 // the changes to the counters, which are written once at its end.
 type transaction struct {
 	tx    pgx.Tx
-	w     *writer
+	b     *Backend
 	shard int
-	room  int64 // that it has taken
 
 	store.Tally
 	jobs  []newJob
@@ -28,23 +28,28 @@ type transaction struct {
 	last  pgx.Batch // statements that nothing in the transaction depends on
 }
 
-func newTransaction(tx pgx.Tx, w *writer, shard int) *transaction {
-	return &transaction{tx: tx, w: w, shard: shard, Tally: store.NewTally()}
+func newTransaction(tx pgx.Tx, b *Backend, shard int) *transaction {
+	return &transaction{tx: tx, b: b, shard: shard, Tally: store.NewTally()}
 }
 
 // run makes the writes, kind by kind.
 func (t *transaction) run(ctx context.Context, batch []*write) error {
 	var byKind [lastKind + 1][]*write
 	for _, wr := range batch {
-		wr.made, wr.answer, wr.holder, wr.held = false, nil, "", 0 // it may have been tried before
+		wr.made, wr.answer, wr.holder, wr.heldJob = false, nil, "", 0 // it may have been tried before
 		if wr.note != nil && !wr.note.Take() {
 			continue
 		}
 		byKind[wr.kind] = append(byKind[wr.kind], wr)
 	}
+	// All processes lock rows in this order: the kinds in theirs, and those of one
+	// kind by the ids of the requests. Inserts wait for nobody's rows.
+	for _, writes := range byKind[inserting+1:] {
+		slices.SortStableFunc(writes, func(a, b *write) int { return strings.Compare(a.req.ID, b.req.ID) })
+	}
 	// What every request comes by asks first, all together.
 	asks := [lastKind + 1]func(context.Context, []*write) error{
-		inserting: t.askInsert, starting: t.askStart, finishing: t.askFinish, claiming: t.askClaim, settling: t.askSettle,
+		inserting: t.askInsert, starting: t.askStart, finishing: t.askFinish, leasing: t.askLease, settling: t.askSettle,
 	}
 	for kind, ask := range asks {
 		if ask != nil && len(byKind[kind]) > 0 {
@@ -58,7 +63,7 @@ func (t *transaction) run(ctx context.Context, batch []*write) error {
 	}
 	steps := [lastKind + 1]func(context.Context, []*write) error{
 		inserting: t.insert, starting: t.start, requeuing: t.requeue, finishing: t.finish, failing: t.fail,
-		releasing: t.release, redelivering: t.redeliver, claiming: t.claim, yielding: t.yield, settling: t.settle, interrupting: t.interrupt, touching: t.touch,
+		releasing: t.release, redelivering: t.redeliver, leasing: t.lease, yielding: t.yield, settling: t.settle, interrupting: t.interrupt, touching: t.touch,
 	}
 	for kind, writes := range byKind {
 		if len(writes) == 0 {
@@ -142,7 +147,7 @@ func epochs(writes []*write) []int {
 
 func (t *transaction) askStart(_ context.Context, writes []*write) error {
 	t.ask(&t.first, "start requests", writes, startQuery, ids(writes), epochs(writes),
-		column(writes, func(wr *write) *int64 { return micros(wr.req.StartedAt) }), t.w.name)
+		column(writes, func(wr *write) *int64 { return micros(wr.req.StartedAt) }), t.b.name)
 	return nil
 }
 
@@ -194,18 +199,7 @@ func (t *transaction) askFinish(_ context.Context, writes []*write) error {
 }
 
 func (t *transaction) askOutcomes(in *pgx.Batch, writes []*write) {
-	t.ask(in, "record outcomes", writes, finishQuery, ids(writes), epochs(writes),
-		column(writes, func(wr *write) string { return string(wr.req.Status) }),
-		column(writes, func(wr *write) *int64 { return micros(wr.req.StartedAt) }),
-		column(writes, func(wr *write) *int64 { return micros(wr.req.WorkedAt) }),
-		column(writes, func(wr *write) []byte { return wr.req.Result }),
-		column(writes, failureCode), column(writes, failureMessage), column(writes, failureUpstream),
-		column(writes, dueAt), column(writes, func(wr *write) *int64 {
-			if wr.hold == 0 {
-				return nil
-			}
-			return ptr(wr.hold.Microseconds())
-		}), t.w.name)
+	t.ask(in, "record outcomes", writes, finishQuery, outcomes.values(writes, t.b.name)...)
 }
 
 // finish goes on from there. A sync request that is not on record yet is inserted
@@ -234,8 +228,9 @@ func (t *transaction) finish(ctx context.Context, writes []*write) error {
 		for _, wr := range sync {
 			wr.state = wr.req.Callback.State
 		}
-		// Those that are on record after all: another writer has committed their
-		// beginning since the first statement looked.
+		// Those that are on record after all: their beginning was in an earlier
+		// transaction of this process, whose COMMIT went without an answer, and ended
+		// only after the first statement had looked.
 		if rest := left(sync); len(rest) > 0 {
 			var again pgx.Batch
 			t.askOutcomes(&again, rest)
@@ -253,23 +248,38 @@ func (t *transaction) finish(ctx context.Context, writes []*write) error {
 	return nil
 }
 
-const finishQuery = `
+var outcomes = columns{
+	text("id", func(r *tandem.Request) string { return r.ID }),
+	number("epoch", func(r *tandem.Request) int { return r.Epoch }),
+	text("status", func(r *tandem.Request) string { return string(r.Status) }),
+	at("started_at", func(r *tandem.Request) time.Time { return r.StartedAt }),
+	at("worked_at", func(r *tandem.Request) time.Time { return r.WorkedAt }),
+	each("result", "bytea", func(wr *write) []byte { return wr.req.Result }),
+	each("failure_code", "text", failureCode),
+	each("failure_message", "text", failureMessage),
+	each("failure_upstream", "int", failureUpstream),
+	each("due", "bigint", dueAt),
+	each("hold", "bigint", func(wr *write) *int64 {
+		if wr.hold == 0 {
+			return nil
+		}
+		return ptr(wr.hold.Microseconds())
+	}),
+}
+
+var finishQuery = `
 	UPDATE requests r SET status = u.status, started_at = u.started_at, worked_at = u.worked_at, result = u.result,
-		failure_code = u.code, failure_message = u.message, failure_upstream = u.upstream,
+		failure_code = u.failure_code, failure_message = u.failure_message, failure_upstream = u.failure_upstream,
 		next_attempt_at = CASE WHEN r.callback_state = 'pending' THEN u.due END,
-		attempt_by = CASE WHEN r.callback_state = 'pending' AND u.hold IS NOT NULL THEN $12 END,
+		attempt_by = CASE WHEN r.callback_state = 'pending' AND u.hold IS NOT NULL THEN ` + outcomes.next() + ` END,
 		attempt_till = CASE WHEN r.callback_state = 'pending' THEN ` + postgresMicros + ` + u.hold END
-	FROM unnest($1::text[], $2::int[], $3::text[], $4::bigint[], $5::bigint[], $6::bytea[],
-		$7::text[], $8::text[], $9::int[], $10::bigint[], $11::bigint[])
-		WITH ORDINALITY AS u(id, epoch, status, started_at, worked_at, result, code, message, upstream, due, hold, n)
+	FROM ` + outcomes.numbered() + `
 	WHERE r.id = u.id AND r.status = 'processing' AND r.epoch = u.epoch
 	RETURNING u.n, r.callback_state`
 
 // fail moves requests from pending to failed.
 func (t *transaction) fail(ctx context.Context, writes []*write) error {
-	err := t.query(ctx, "fail requests", writes, failQuery, ids(writes), epochs(writes),
-		column(writes, func(wr *write) *int64 { return micros(wr.req.WorkedAt) }),
-		column(writes, failureCode), column(writes, failureMessage), column(writes, dueAt))
+	err := t.query(ctx, "fail requests", writes, failQuery, failures.values(writes)...)
 	if err != nil {
 		return err
 	}
@@ -283,12 +293,20 @@ func (t *transaction) fail(ctx context.Context, writes []*write) error {
 	return nil
 }
 
-const failQuery = `
+var failures = columns{
+	text("id", func(r *tandem.Request) string { return r.ID }),
+	number("epoch", func(r *tandem.Request) int { return r.Epoch }),
+	at("worked_at", func(r *tandem.Request) time.Time { return r.WorkedAt }),
+	each("failure_code", "text", failureCode),
+	each("failure_message", "text", failureMessage),
+	each("due", "bigint", dueAt),
+}
+
+var failQuery = `
 	UPDATE requests r SET status = 'failed', worked_at = u.worked_at,
-		failure_code = u.code, failure_message = u.message, failure_upstream = 0,
+		failure_code = u.failure_code, failure_message = u.failure_message, failure_upstream = 0,
 		next_attempt_at = CASE WHEN r.callback_state = 'pending' THEN u.due END
-	FROM unnest($1::text[], $2::int[], $3::bigint[], $4::text[], $5::text[], $6::bigint[])
-		WITH ORDINALITY AS u(id, epoch, worked_at, code, message, due, n)
+	FROM ` + failures.numbered() + `
 	WHERE r.id = u.id AND r.status = 'pending' AND r.epoch = u.epoch
 	RETURNING u.n, r.callback_state`
 
@@ -350,12 +368,7 @@ const releaseQuery = `
 	RETURNING u.n, r.callback_state`
 
 func (t *transaction) redeliver(ctx context.Context, writes []*write) error {
-	err := t.query(ctx, "redeliver callbacks", writes, redeliverQuery, ids(writes),
-		column(writes, func(wr *write) string { return string(wr.req.Status) }),
-		column(writes, func(wr *write) string { return string(wr.req.Callback.State) }),
-		column(writes, func(wr *write) *int64 { return micros(wr.req.Callback.NextAt) }),
-		column(writes, func(wr *write) *int64 { return micros(wr.req.Callback.Since) }),
-		column(writes, func(wr *write) int { return wr.req.Callback.MaxAttempts }))
+	err := t.query(ctx, "redeliver callbacks", writes, redeliverQuery, redelivered.values(writes)...)
 	if err != nil {
 		return err
 	}
@@ -369,10 +382,18 @@ func (t *transaction) redeliver(ctx context.Context, writes []*write) error {
 	return nil
 }
 
-const redeliverQuery = `
-	UPDATE requests r SET callback_state = 'pending', next_attempt_at = u.next, redelivered_at = u.since, max_attempts = u.most
-	FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::int[])
-		WITH ORDINALITY AS u(id, status, state, next, since, most, n)
+var redelivered = columns{
+	text("id", func(r *tandem.Request) string { return r.ID }),
+	text("status", func(r *tandem.Request) string { return string(r.Status) }),
+	text("state", func(r *tandem.Request) string { return string(r.Callback.State) }),
+	at("next_at", func(r *tandem.Request) time.Time { return r.Callback.NextAt }),
+	at("since", func(r *tandem.Request) time.Time { return r.Callback.Since }),
+	number("most", func(r *tandem.Request) int { return r.Callback.MaxAttempts }),
+}
+
+var redeliverQuery = `
+	UPDATE requests r SET callback_state = 'pending', next_attempt_at = u.next_at, redelivered_at = u.since, max_attempts = u.most
+	FROM ` + redelivered.numbered() + `
 	WHERE r.id = u.id AND r.status = u.status AND r.callback_state = u.state
 	RETURNING u.n, r.callback_state`
 

@@ -30,7 +30,7 @@ func (b *Backend) insertRequest(ctx context.Context, req *tandem.Request, key *e
 			b.working.add(&w.req)
 		}
 		if w.by != nil {
-			w.by.accepted(w.req, w.held, inserted)
+			w.by.accepted(w.req, w.heldJob, inserted)
 		}
 	})
 	if err != nil {
@@ -111,7 +111,7 @@ func (b *Backend) work(ctx context.Context, kind kind, req *tandem.Request) erro
 	r, host, here, asked := b.here.Load(), "", false, time.Now()
 	if kind == finishing {
 		if host, here = r.mayDeliver(req); here {
-			w.hold = b.claimFor(req)
+			w.hold = b.attemptLease(req)
 		}
 	}
 	told := false
@@ -121,10 +121,10 @@ func (b *Backend) work(ctx context.Context, kind kind, req *tandem.Request) erro
 		if err == nil {
 			b.announce(w.req.ID)
 		} else {
-			w.held = 0
+			w.heldJob = 0
 		}
 		if here {
-			r.owes(w.req, host, w.held, asked)
+			r.owes(w.req, host, w.heldJob, asked)
 		}
 	})
 	if here && !told && err != nil && tandem.CodeOf(err) != tandem.CodeUnknown { // never queued

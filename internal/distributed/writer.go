@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -26,14 +24,8 @@ import (
 // unknown.
 type writer struct {
 	*store.Queue[*write]
-	begin  func(context.Context) (pgx.Tx, error)
-	insert *riverClient
-	name   string
-	now    func() time.Time
-	lasts  func(*tandem.Request) time.Duration // a claim to its attempt
-	lease  func() time.Duration                // of a start
-	here   *atomic.Pointer[runner]             // takes steps at once
-	room   room
+	b    *Backend
+	room room
 }
 
 // write is one unit of change: all of it happens, or none.
@@ -49,13 +41,13 @@ type write struct {
 	hold    time.Duration          // for how long the next job is held for this process; 0: it is anybody's
 
 	// What has come of it, as the batch sees it.
-	made   bool // it has changed its row
-	answer error
-	holder string        // of the key
-	before tandem.Status // of a settle: what its request stood at
-	seq    int64
-	held   int64                // the job that is held
-	state  tandem.CallbackState // of the row
+	made    bool // it has changed its row
+	answer  error
+	holder  string        // the request that has the key
+	before  tandem.Status // of a settle: what its request stood at
+	seq     int64
+	heldJob int64                // the job that is held for this process
+	state   tandem.CallbackState // of the row
 }
 
 // kind is what a write does. A transaction makes its writes in this order.
@@ -69,7 +61,7 @@ const (
 	failing
 	releasing
 	redelivering
-	claiming
+	leasing
 	yielding
 	settling
 	interrupting
@@ -89,7 +81,7 @@ func newWriter(b *Backend) (*writer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &writer{Queue: queue, begin: b.begin, insert: b.insert, name: b.name, now: b.now, lasts: b.claimFor, lease: b.lease, here: &b.here, room: room{most: b.opts.MaxPending}}, nil
+	return &writer{Queue: queue, b: b, room: room{most: b.opts.MaxPending}}, nil
 }
 
 // run commits batches until the queue is closed and empty. One transaction is
@@ -104,7 +96,10 @@ func (w *writer) run(context.Context) {
 func (w *writer) commit(batch []*write, answers []error, shard int) error {
 	now := together(batch, answers)
 	err := w.try(now, shard)
-	if errors.Is(err, errNotBegun) && !errors.Is(err, context.DeadlineExceeded) { // on a connection that had been lost before
+	switch {
+	case errors.Is(err, errNotBegun) && !errors.Is(err, context.DeadlineExceeded): // on a connection that had been lost before
+		err = w.try(now, shard)
+	case isCode(err, deadlockDetected): // which none of the writes is to blame for: the other process goes first
 		err = w.try(now, shard)
 	}
 	if err != nil {
@@ -160,7 +155,7 @@ func (b *Backend) begin(ctx context.Context) (pgx.Tx, error) {
 func (w *writer) try(batch []*write, shard int) (err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), batchTimeout)
 	defer cancel()
-	tx, err := w.begin(ctx)
+	tx, err := w.b.begin(ctx)
 	if err != nil {
 		return errors.Join(errNotBegun, fmt.Errorf("begin: %w", err))
 	}
@@ -170,13 +165,7 @@ func (w *writer) try(batch []*write, shard int) (err error) {
 			_ = tx.Rollback(context.WithoutCancel(ctx))
 		}
 	}()
-	t := newTransaction(tx, w, shard)
-	defer func() {
-		if err != nil {
-			t.Pending = 0
-		}
-		w.room.ended(t.room, int64(t.Pending))
-	}()
+	t := newTransaction(tx, w.b, shard)
 	if err := t.run(ctx, batch); err != nil {
 		if tx.Conn().IsClosed() {
 			return errors.Join(errNotBegun, err)
@@ -190,54 +179,31 @@ func (w *writer) try(batch []*write, shard int) (err error) {
 		return &tandem.Error{Code: tandem.CodeUnknown, Message: "storage was lost before the outcome was known",
 			RetryAfter: 5 * time.Second, Err: fmt.Errorf("commit: %w", err)}
 	}
+	w.room.known += int64(t.Pending)
 	return nil
 }
 
 // room keeps count of the requests that wait to be started, so that accepting
 // one costs no look at the counters. What other processes have changed since it
-// last looked is not in it.
+// last looked is not in it. It is the transaction's that is under way.
 type room struct {
-	most int
-
-	mu    sync.Mutex
+	most  int
 	known int64 // as the counters say, with what has changed here since
 	asOf  time.Time
-	taken int64 // of known: by transactions under way
 }
 
 // lookForRoom is how often accepting looks at the counters.
 const lookForRoom = 100 * time.Millisecond
 
-// take takes room for as many of the wanted requests as there is. The
-// transaction gives it back when it ends.
+// take returns for how many of the wanted requests there is room.
 func (r *room) take(ctx context.Context, tx pgx.Tx, want int64) (got int64, err error) {
-	r.mu.Lock()
-	stale := time.Since(r.asOf) > lookForRoom
-	r.mu.Unlock()
-	if stale {
-		var n int64
-		if err := tx.QueryRow(ctx, pendingQuery).Scan(&n); err != nil {
+	if time.Since(r.asOf) > lookForRoom {
+		if err := tx.QueryRow(ctx, pendingQuery).Scan(&r.known); err != nil {
 			return 0, fmt.Errorf("read backlog: %w", err)
 		}
-		r.mu.Lock()
-		r.known, r.asOf = n+r.taken, time.Now()
-		r.mu.Unlock()
+		r.asOf = time.Now()
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	got = max(0, min(want, int64(r.most)-r.known))
-	r.known += got
-	r.taken += got
-	return got, nil
+	return max(0, min(want, int64(r.most)-r.known)), nil
 }
 
-// ended gives back what a transaction has taken, and notes by how many more
-// requests wait because of it.
-func (r *room) ended(taken, pending int64) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.taken -= taken
-	r.known += pending - taken
-}
-
-const pendingQuery = `SELECT coalesce(sum(requests), 0)::bigint FROM request_counters WHERE mode = 'async' AND status = 'pending'`
+const pendingQuery = `SELECT coalesce(sum(requests), 0)::bigint FROM pending_counters`

@@ -68,8 +68,8 @@ CREATE TABLE attempts (
 );
 
 -- How many requests stand alike. Changed in the transaction that moves them.
--- Every writer has a shard of its own for as long as there are enough, so that
--- no two wait for one row.
+-- Every writer draws one of the shards when it starts, so that few wait for the
+-- rows of another.
 CREATE TABLE request_counters (
     owner          TEXT    NOT NULL,
     mode           TEXT    NOT NULL,

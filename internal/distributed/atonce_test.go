@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -44,12 +45,19 @@ func TestAStepTakenAtOnceLeavesNoJob(t *testing.T) {
 	database := postgrestest.Database(t)
 	db := openSQL(t, database)
 	var posts atomic.Int32
+	second, answer := make(chan struct{}), make(chan struct{})
 	receiver := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		if posts.Add(1) == 1 {
+		switch posts.Add(1) {
+		case 1:
 			w.WriteHeader(http.StatusServiceUnavailable)
+		case 2:
+			close(second)
+			<-answer
 		}
 	}))
 	t.Cleanup(receiver.Close)
+	answered := sync.OnceFunc(func() { close(answer) })
+	t.Cleanup(answered)
 	release := make(chan struct{})
 	p := startProcess(t, database, testWork(t, func(context.Context, work.Input) (json.RawMessage, error) {
 		<-release
@@ -66,15 +74,30 @@ func TestAStepTakenAtOnceLeavesNoJob(t *testing.T) {
 		t.Error("its job is not held for the case that the process dies")
 	}
 	close(release)
-	eventually(t, "the first attempt has failed, and there is a job for the second", func() bool {
-		return count(t, db, `SELECT count(*) FROM requests WHERE attempts = 1 AND attempt_by IS NULL AND next_attempt_at IS NOT NULL`) == 1
-	})
+	select {
+	case <-second:
+	case <-time.After(30 * time.Second):
+		t.Fatal("the callback is not tried again")
+	}
+	if n := count(t, db, `SELECT count(*) FROM requests WHERE attempts = 1 AND attempt_by IS NOT NULL AND attempt_till IS NOT NULL`); n != 1 {
+		t.Error("the second attempt is made without a lease of it")
+	}
+	if n := count(t, db, `SELECT count(*) FROM river_job WHERE kind = 'deliver' AND state = 'running'`); n != 1 {
+		t.Error("the second attempt is not made by a job that was due")
+	}
+	if n := count(t, db, `SELECT count(*) FROM river_job`); n != 1 {
+		t.Errorf("there are %d jobs, want the one of the second attempt", n)
+	}
+	answered()
 	eventually(t, "the callback is sent", func() bool {
 		row, err := p.backend.Request(t.Context(), req.ID)
 		return err == nil && row.Status == tandem.CallbackSent
 	})
 	if n := count(t, db, `SELECT count(*) FROM river_job`); n != 0 {
 		t.Errorf("%d jobs are left of a request that is settled", n)
+	}
+	if n := count(t, db, `SELECT count(*) FROM attempts WHERE request_id = $1 AND (number, status) IN ((1, 503), (2, 200))`, req.ID); n != 2 {
+		t.Errorf("%d of the two attempts are on record", n)
 	}
 	if n := posts.Load(); n != 2 {
 		t.Errorf("the receiver was asked %d times, want twice", n)

@@ -31,7 +31,13 @@ type process struct {
 
 func startProcess(t *testing.T, database string, registry *work.Registry) process {
 	t.Helper()
-	backend := open(t, database, distributed.Options{})
+	return startSized(t, database, registry, 512)
+}
+
+// startSized starts one with so many slots for work that waits.
+func startSized(t *testing.T, database string, registry *work.Registry, slots int) process {
+	t.Helper()
+	backend := open(t, database, distributed.Options{Slots: map[string]int{work.Waits.String(): slots}})
 	guard, err := egress.New(egress.Options{LoopbackAnyPort: true})
 	if err != nil {
 		t.Fatal(err)
@@ -40,7 +46,7 @@ func startProcess(t *testing.T, database string, registry *work.Registry) proces
 	t.Cleanup(sender.Close)
 	secrets := []webhook.Secret{webhook.NewSecret()}
 	e, err := engine.New(backend, registry, guard, sender, func(string) []webhook.Secret { return secrets }, engine.Options{
-		Policy: callback.Policy{Base: 50 * time.Millisecond, Cap: 50 * time.Millisecond, Attempts: 3, MaxAge: time.Minute}})
+		IOConcurrency: slots, Policy: callback.Policy{Base: 50 * time.Millisecond, Cap: 50 * time.Millisecond, Attempts: 3, MaxAge: time.Minute}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -148,7 +154,7 @@ func TestJobsOfOneRequestInTwoProcessesMakeOneAttempt(t *testing.T) {
 	}
 }
 
-func TestTheClaimOfADeadProcessEndsWithItsTime(t *testing.T) {
+func TestTheLeaseOfADeadProcessEndsWithItsTime(t *testing.T) {
 	t.Parallel()
 	database := postgrestest.Database(t)
 	db := openSQL(t, database)
@@ -165,18 +171,18 @@ func TestTheClaimOfADeadProcessEndsWithItsTime(t *testing.T) {
 	late.Status, late.Callback.State, late.Callback.NextAt, late.Callback.Attempts = tandem.CallbackSent, tandem.CallbackDelivered, time.Time{}, 1
 	err := api.RecordAttempt(t.Context(), &late, tandem.Attempt{Number: 1, At: late.WorkedAt, Status: 200})
 	if tandem.CodeOf(err) != tandem.CodeConflict {
-		t.Errorf("recording an attempt that another process has claimed: %v, want a conflict", err)
+		t.Errorf("recording an attempt that another process has a lease of: %v, want a conflict", err)
 	}
 	startProcess(t, database, &work.Registry{})
 	select {
 	case at := <-arrived:
 		if at.Before(till) {
-			t.Errorf("the callback came %v before the claim to it had ended", till.Sub(at))
+			t.Errorf("the callback came %v before the lease of it had ended", till.Sub(at))
 		}
 	case <-time.After(30 * time.Second):
-		t.Fatal("the callback did not come after the claim to it had ended")
+		t.Fatal("the callback did not come after the lease of it had ended")
 	}
-	eventually(t, "the attempt is recorded and claimed by nobody", func() bool {
+	eventually(t, "the attempt is recorded and leased to nobody", func() bool {
 		return count(t, db, `SELECT count(*) FROM requests WHERE status = 'callback_sent' AND attempts = 1 AND attempt_by IS NULL AND attempt_till IS NULL`) == 1
 	})
 }

@@ -16,9 +16,9 @@ import (
 
 // A step that may be taken at once is taken by the process that has made it due,
 // without the way through the queue: a request is started by the transaction that
-// accepts it, if a slot is free for it here, and its attempt is claimed by the
+// accepts it, if a slot is free for it here, and its attempt is taken by the
 // transaction that records its outcome, if there is room to make it here. So the
-// job is not fetched and not completed, and the row not read, claimed or started
+// job is not fetched and not completed, and the row not read, leased or started
 // by a transaction of its own.
 //
 // The job comes in the same transaction all the same, but is held: River does not
@@ -53,7 +53,7 @@ func (r *runner) mayStart(req *tandem.Request) bool {
 	if r == nil || r.ctx.Err() != nil || req.Mode != tandem.Async || req.Status != tandem.Pending || req.NotBefore.After(r.b.now()) {
 		return false
 	}
-	if r.b.isPaused(processQueue(req.Lane)) || r.waiting(req.Lane).Load() > 0 || !r.running.mayBegin() {
+	if r.b.isPaused(processQueue(req.Lane)) || !r.line(req.Lane).isEmpty() || !r.running.mayBegin() {
 		return false
 	}
 	if r.steps.Reserve(store.AtOnce, req.Lane) != nil {
@@ -122,7 +122,7 @@ func (r *runner) mayDeliver(req *tandem.Request) (host string, may bool) {
 }
 
 // owes is told what has become of a callback that this process may deliver: it is
-// owed and claimed if job is not 0. asked is when the claim was asked for.
+// owed, and its attempt leased, if job is not 0. asked is when that was asked for.
 func (r *runner) owes(req tandem.Request, host string, job int64, asked time.Time) {
 	if job == 0 {
 		r.running.end()
