@@ -290,6 +290,22 @@ func TestTheLabSaysWhatIsWrongBeforeItSends(t *testing.T) {
 	}
 }
 
+func TestTheLabKnowsWhatWorkThereIs(t *testing.T) {
+	parallel(t)
+	s := serve(t)
+	for _, command := range []string{"load", "compare", "search --slo completion.p95<1s"} {
+		args := append(strings.Fields(command), "--workload", "nonsense")
+		stdout, stderr, code := lab(t, t.TempDir(), s.url(), args[0], args[1:]...)
+		oneLine(t, stderr, code, "--workload", "compute, mixed, wait")
+		if stdout != "" {
+			t.Errorf("%s reports %s", command, stdout)
+		}
+	}
+	if n := s.stats().Requests.Total; n != 0 {
+		t.Errorf("%d requests were sent", n)
+	}
+}
+
 func TestProductionModeIsNotRefusedByALimitedService(t *testing.T) {
 	parallel(t)
 	s := serve(t, "--rate-limit", "20/2s")

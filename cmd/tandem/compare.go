@@ -34,6 +34,9 @@ func (c *compareCmd) Run(ctx context.Context) error {
 	if err := errors.Join(pairsFault, c.chooseMode(ctx, &spec), flagFaults(spec.Check()), err); err != nil {
 		return err
 	}
+	if err := c.checkWorkload(ctx); err != nil {
+		return err
+	}
 	out, err := c.openOutputs()
 	if err != nil {
 		return err

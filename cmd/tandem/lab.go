@@ -2,12 +2,15 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -146,6 +149,41 @@ func (f *labFlags) chooseMode(ctx context.Context, spec *loadtest.Spec) error {
 		return fmt.Errorf("--requests: production mode sends at most %d without --yes, not %d", productionRequests, spec.Requests)
 	case spec.Concurrency > productionCallers:
 		return fmt.Errorf("--concurrency: production mode has at most %d callers without --yes, not %d", productionCallers, spec.Concurrency)
+	}
+	return nil
+}
+
+// checkWorkload refuses a workload that the service does not have, by what its
+// document says. Of one that shows none to everybody nothing is known: what is
+// wrong with that, if anything, the lab finds out.
+func (f *labFlags) checkWorkload(ctx context.Context) error {
+	if f.Target != "" {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimRight(f.URL, "/")+"/openapi.json", nil)
+	if err != nil {
+		return fmt.Errorf("--url: %w", err)
+	}
+	answer, err := http.DefaultClient.Do(r)
+	if err != nil {
+		return nil // the lab says why it is not reached
+	}
+	defer answer.Body.Close()
+	var doc struct {
+		Components struct {
+			Schemas map[string]struct {
+				Properties map[string]struct{ Enum []string }
+			}
+		}
+	}
+	if answer.StatusCode != http.StatusOK || json.NewDecoder(io.LimitReader(answer.Body, 16<<20)).Decode(&doc) != nil {
+		return nil
+	}
+	has := doc.Components.Schemas["SubmitSync"].Properties["workload"].Enum
+	if len(has) > 0 && !slices.Contains(has, f.Workload) {
+		return fmt.Errorf("--workload: the service has no %s; it has %s", f.Workload, strings.Join(has, ", "))
 	}
 	return nil
 }

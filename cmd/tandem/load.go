@@ -32,6 +32,9 @@ func (c *loadCmd) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := c.checkWorkload(ctx); err != nil {
+		return err
+	}
 	out, err := c.openOutputs()
 	if err != nil {
 		return err

@@ -44,6 +44,9 @@ func (c *searchCmd) Run(ctx context.Context) error {
 	if err := errors.Join(sloFault, firstFault, stageFault, c.chooseMode(ctx, &spec), flagFaults(spec.Check()), err); err != nil {
 		return err
 	}
+	if err := c.checkWorkload(ctx); err != nil {
+		return err
+	}
 	out, err := c.openOutputs()
 	if err != nil {
 		return err

@@ -138,7 +138,7 @@ func (a *API) routes(mux, admin *http.ServeMux) {
 	if a.opts.Demo {
 		mux.HandleFunc("POST /test-callback", a.testCallback)
 	}
-	op.describeBodies()
+	op.describeBodies(a.engine.Workloads())
 	op.describePlainRoutes(a.opts.Demo)
 	if a.opts.Keys != nil {
 		op.describeKeys()

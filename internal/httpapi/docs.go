@@ -17,6 +17,7 @@ import (
 	"github.com/swaggest/swgui/v5emb"
 
 	"tandem/webhook"
+	"tandem/work"
 )
 
 // Redoc, from the npm package redoc 2.5.4, with its licence beside it.
@@ -229,13 +230,21 @@ func (o operations) submits(op huma.Operation, status int) huma.Operation {
 	return op
 }
 
-// describeBodies adds the bodies of the POST routes to the document. huma is
-// not told of them before: it would decode them itself, and less strictly.
-func (o operations) describeBodies() {
+// describeBodies adds the bodies of the POST routes to the document, with the
+// kinds of work that there are. huma is not told of them before: it would decode
+// them itself, and less strictly.
+func (o operations) describeBodies(kinds []work.Kind) {
 	paths := o.api.OpenAPI().Paths
 	paths["/sync"].Post.RequestBody = o.body(reflect.TypeFor[SubmitSync]())
 	paths["/async"].Post.RequestBody = o.body(reflect.TypeFor[SubmitAsync]())
 	paths["/callbacks/redeliver"].Post.RequestBody = o.body(reflect.TypeFor[Redelivery]())
+	var names []any
+	for _, kind := range kinds {
+		names = append(names, kind.Name)
+	}
+	for _, body := range []string{"SubmitSync", "SubmitAsync"} {
+		o.api.OpenAPI().Components.Schemas.Map()[body].Properties["workload"].Enum = names
+	}
 }
 
 // describeKeys adds to the document that an API key is asked for, everywhere but

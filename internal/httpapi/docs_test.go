@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -16,6 +17,7 @@ import (
 	"tandem"
 	"tandem/internal/access"
 	"tandem/internal/engine"
+	"tandem/work"
 )
 
 func TestOpenAPIDescribesEveryRouteAndTheCallback(t *testing.T) {
@@ -198,6 +200,25 @@ func texts[T ~string](values []T) []string {
 		s = append(s, string(v))
 	}
 	return s
+}
+
+func TestTheDocumentNamesEveryKindOfWork(t *testing.T) {
+	s := newService(t, Options{}, engine.Options{}, work.Kind{Name: "knit", Class: work.Waits, Func: func(context.Context, work.Input) (json.RawMessage, error) { return nil, nil }})
+	var doc struct {
+		Components struct {
+			Schemas map[string]struct {
+				Properties map[string]struct{ Enum []string }
+			}
+		}
+	}
+	if err := json.Unmarshal(s.do("GET", "/openapi.json", "").body, &doc); err != nil {
+		t.Fatal(err)
+	}
+	for _, body := range []string{"SubmitSync", "SubmitAsync"} {
+		if got := strings.Join(doc.Components.Schemas[body].Properties["workload"].Enum, " "); got != "compute knit mixed wait" {
+			t.Errorf("%s can ask for %s", body, got)
+		}
+	}
 }
 
 // What is answered is what the document describes, nulls and all.

@@ -6,11 +6,13 @@ import (
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"tandem/internal/engine"
 )
 
 func TestOfTheQueueOnlyWhatIsHarmlessCanBeChanged(t *testing.T) {
 	reached := 0
-	api, err := New(nil, Options{Registry: prometheus.NewRegistry(), SeparateAdmin: true, Queue: http.HandlerFunc(func(http.ResponseWriter, *http.Request) { reached++ })})
+	api, err := New(newService(t, Options{}, engine.Options{}).engine, Options{Registry: prometheus.NewRegistry(), SeparateAdmin: true, Queue: http.HandlerFunc(func(http.ResponseWriter, *http.Request) { reached++ })})
 	if err != nil {
 		t.Fatal(err)
 	}
