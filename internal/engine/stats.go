@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"tandem"
+	"tandem/work"
 )
 
 // Stats is the state of the service at one moment. Counts come from the store
@@ -97,6 +98,9 @@ func (e *Engine) laneStates() []LaneState {
 	slices.SortFunc(all, func(a, b LaneState) int { return cmp.Compare(a.Lane, b.Lane) })
 	return all
 }
+
+// Workloads lists the kinds of work the engine runs, sorted by name.
+func (e *Engine) Workloads() []work.Kind { return e.registry.Kinds() }
 
 // Backend tells what the engine runs on.
 func (e *Engine) Backend() (name string, durable bool) {
