@@ -114,9 +114,7 @@ func (b *Backend) work(ctx context.Context, kind kind, req *tandem.Request) erro
 			w.hold = b.attemptLease(req)
 		}
 	}
-	told := false
 	err := b.writer.Do(ctx, w, func(err error) {
-		told = true
 		b.noLongerWorking(w.req.ID, err)
 		if err == nil {
 			b.announce(w.req.ID)
@@ -127,9 +125,6 @@ func (b *Backend) work(ctx context.Context, kind kind, req *tandem.Request) erro
 			r.owes(w.req, host, w.heldJob, asked)
 		}
 	})
-	if here && !told && err != nil && tandem.CodeOf(err) != tandem.CodeUnknown { // never queued
-		r.owes(w.req, host, 0, asked)
-	}
 	if err == nil {
 		req.Status, req.Callback.State, req.Callback.NextAt = w.req.Status, w.req.Callback.State, w.req.Callback.NextAt
 	}

@@ -99,6 +99,9 @@ func (e *Engine) laneStates() []LaneState {
 	return all
 }
 
+// Workloads lists the kinds of work the engine runs, sorted by name.
+func (e *Engine) Workloads() []work.Kind { return e.registry.Kinds() }
+
 // Backend tells what the engine runs on.
 func (e *Engine) Backend() (name string, durable bool) {
 	return e.backend.Name(), e.backend.Durable()

@@ -24,7 +24,7 @@ import (
 // write of the batch is told so.
 //
 // Writes of one goroutine that does not wait for them are committed in their
-// order, as long as one Run takes them. All methods may be called at once.
+// order. One Run takes them; all other methods may be called at once.
 type Queue[W any] struct {
 	entries chan entry[W]
 	log     *slog.Logger
@@ -70,9 +70,12 @@ const (
 	// noteDelay is how long notes wait for a write that somebody waits for, to
 	// share its commit.
 	noteDelay = 20 * time.Millisecond
-	// gather is how often a batch lets others run, that they may join it. More
+	// yields is how often a batch lets others run, that they may join it. More
 	// than a few times gains nothing and delays what is in the batch already.
-	gather = 3
+	yields = 3
+	// busy is how many writes shared the last commit when a batch lingers for
+	// more. Where fewer come at a time, none of them waits for the others.
+	busy = 4
 )
 
 // NewQueue makes an empty queue and registers its metrics. What is put into it
@@ -156,28 +159,51 @@ func (q *Queue[W]) Close() {
 	close(q.entries)
 }
 
-// Run commits batches until the queue is closed and empty. It may run several
-// times at once: then so many transactions are under way.
-func (q *Queue[W]) Run(commit Commit[W]) {
+// Run commits batches, one after the other, until the queue is closed and empty.
+//
+// A busy queue's batch lingers until as many writes are in it as shared the last
+// commit, but no longer than the time given. That pays where a transaction costs
+// much beside a write, and others have no use for the processors meanwhile.
+func (q *Queue[W]) Run(commit Commit[W], linger time.Duration) {
 	batch := make([]entry[W], 0, MaxBatch)
 	for first := range q.entries {
 		last := len(batch)
 		batch = q.holdNotes(q.fill(append(batch[:0], first)))
-		// After a commit, those that waited for it come back one by one with
-		// their next write. Let as many of them as there were get here first:
-		// sharing their commit costs each less than going ahead.
-		for range gather {
-			if len(batch) >= last/2 {
-				break
-			}
-			runtime.Gosched()
-			batch = q.fill(batch)
-		}
+		batch = q.gather(batch, last, linger)
 		start := time.Now()
 		q.commit(batch, commit)
 		q.batchSize.Observe(float64(len(batch)))
 		q.batchSeconds.Observe(time.Since(start).Seconds())
 	}
+}
+
+// gather lets those get here who waited for the last commit, and come back one
+// by one with their next write: sharing their commit costs each less than going
+// ahead.
+func (q *Queue[W]) gather(batch []entry[W], last int, linger time.Duration) []entry[W] {
+	for range yields {
+		if len(batch) >= last/2 {
+			break
+		}
+		runtime.Gosched()
+		batch = q.fill(batch)
+	}
+	if linger == 0 || last < busy {
+		return batch
+	}
+	timeout := time.After(linger)
+	for len(batch) < last {
+		select {
+		case next, open := <-q.entries:
+			if !open {
+				return batch
+			}
+			batch = q.fill(append(batch, next))
+		case <-timeout:
+			return batch
+		}
+	}
+	return batch
 }
 
 // fill adds what waits in the queue.
