@@ -106,6 +106,3 @@ func (e *Engine) Workloads() []work.Kind { return e.registry.Kinds() }
 func (e *Engine) Backend() (name string, durable bool) {
 	return e.backend.Name(), e.backend.Durable()
 }
-
-// Workloads lists the kinds of work the engine runs, sorted by name.
-func (e *Engine) Workloads() []work.Kind { return e.registry.Kinds() }
