@@ -73,8 +73,14 @@ const (
 // before. What one costs in messages between two programs, many share.
 var linger, _ = time.ParseDuration(os.Getenv("LINGER"))
 
-// batchTimeout ends a transaction that Postgres does not answer.
-const batchTimeout = 10 * time.Second
+const (
+	// batchTimeout ends a transaction that Postgres does not answer.
+	batchTimeout = 10 * time.Second
+	// deadlockTries is how often a batch is tried that meets a deadlock, and
+	// deadlockPause how long it lets the other process go first.
+	deadlockTries = 4
+	deadlockPause = 20 * time.Millisecond
+)
 
 func newWriter(b *Backend) (*writer, error) {
 	queue, err := store.NewQueue[*write](b.log, b.opts.Metrics)
@@ -96,10 +102,11 @@ func (w *writer) run(context.Context) {
 func (w *writer) commit(batch []*write, answers []error, shard int) error {
 	now := together(batch, answers)
 	err := w.try(now, shard)
-	switch {
-	case errors.Is(err, errNotBegun) && !errors.Is(err, context.DeadlineExceeded): // on a connection that had been lost before
+	if errors.Is(err, errNotBegun) && !errors.Is(err, context.DeadlineExceeded) { // on a connection that had been lost before
 		err = w.try(now, shard)
-	case isCode(err, deadlockDetected): // which none of the writes is to blame for: the other process goes first
+	}
+	for tries := 1; isCode(err, deadlockDetected) && tries < deadlockTries; tries++ { // which none of the writes is to blame for
+		time.Sleep(deadlockPause)
 		err = w.try(now, shard)
 	}
 	if err != nil {
