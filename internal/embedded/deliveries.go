@@ -15,9 +15,9 @@ import (
 
 const (
 	// debtsPerHost bounds the owed callbacks of one host that are held in
-	// memory, and debtsLoaded those whose request is held with them.
+	// memory, and debtsLoaded the bytes of the requests that are held with them.
 	debtsPerHost = 1024
-	debtsLoaded  = 4096
+	debtsLoaded  = 32 << 20
 
 	// longestWait clamps the wait for an attempt, should the wall clock have
 	// been set back: no retry is planned further ahead than this.
@@ -46,7 +46,7 @@ type deliveries struct {
 	held     map[string]int  // how many hold each callback: of two writes about one request, one will find that it has moved on
 	letGo    map[string]bool // what was let go of since a page is being read; nil while none is
 	inFlight int
-	loaded   int
+	loaded   int // engine.Weight of the requests that are held with debts
 	wake     chan struct{}
 }
 
@@ -101,9 +101,9 @@ func (d *deliveries) push(req *tandem.Request) {
 		d.leaveToDisk(h, req.ID)
 	} else {
 		owed := debt{id: req.ID, at: d.monotonic(now, req.Callback.NextAt)}
-		if !owed.at.After(now) && d.loaded < debtsLoaded {
+		if weight := engine.Weight(req); !owed.at.After(now) && d.loaded+weight <= debtsLoaded {
 			owed.req = req
-			d.loaded++
+			d.loaded += weight
 		}
 		h.insert(owed)
 	}
@@ -167,9 +167,7 @@ func (d *deliveries) takeBack(all []overdue) (taken []overdue) {
 				return false
 			}
 			queued[owed.id] = true
-			if owed.req != nil {
-				d.loaded--
-			}
+			d.unload(owed)
 			return true
 		})
 	}
@@ -333,10 +331,15 @@ func (d *deliveries) serve(ctx context.Context, h *hostQueue, now time.Time, ste
 		owed := h.debts[0]
 		h.debts = h.debts[1:]
 		d.takeOff(h)
-		if owed.req != nil {
-			d.loaded--
-		}
+		d.unload(owed)
 		deliver(owed, h.name)
+	}
+}
+
+// unload notes that a debt is not waiting any more, with the request it may have.
+func (d *deliveries) unload(owed debt) {
+	if owed.req != nil {
+		d.loaded -= engine.Weight(owed.req)
 	}
 }
 
@@ -361,9 +364,7 @@ func (d *deliveries) page(ctx context.Context, h *hostQueue) error {
 	}
 	for _, dropped := range h.debts {
 		d.release(dropped.id)
-		if dropped.req != nil {
-			d.loaded--
-		}
+		d.unload(dropped)
 	}
 	h.debts = h.debts[:0]
 	now := time.Now()
