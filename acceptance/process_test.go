@@ -153,7 +153,12 @@ var lookAtSources = sync.OnceValue(func() error {
 
 // patience is how long anything may take that should happen soon. It bounds a
 // test that fails; one that passes does not wait for it.
-const patience = 20 * time.Second
+var patience = func() time.Duration {
+	if raced { // a program that looks for races is several times as slow
+		return time.Minute
+	}
+	return 20 * time.Second
+}()
 
 // secret signs the callbacks of every service that serve starts.
 var secret = webhook.NewSecret()
