@@ -318,7 +318,7 @@ func TestRefusalsAreCountedApart(t *testing.T) {
 }
 
 func TestCompareAndItsAATest(t *testing.T) {
-	patient(t)
+	parallel(t)
 	s := serve(t)
 	stdout, stderr, code := lab(t, t.TempDir(), s.url(), "compare", "-n", "400", "-c", "10", "--workload", "wait", "--complexity", "10", "--output", "c.json", "--html", "c.html")
 	if code != 0 && code != 4 {
@@ -329,7 +329,7 @@ func TestCompareAndItsAATest(t *testing.T) {
 			t.Errorf("the report does not say %q:\n%s", text, stdout)
 		}
 	}
-	if !regexp.MustCompile(`(?m)^  acceptance\.p50 .* faster$`).MatchString(stdout) {
+	if !raced && !regexp.MustCompile(`(?m)^  acceptance\.p50 .* faster$`).MatchString(stdout) { // a raced 202 may be as slow as the work
 		t.Errorf("work that waits is not accepted sooner than it is done:\n%s", stdout)
 	}
 	stdout, stderr, code = lab(t, t.TempDir(), s.url(), "compare", "--aa", "-n", "400", "-c", "4", "--workload", "wait")
