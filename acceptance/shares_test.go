@@ -63,8 +63,11 @@ func eachPatternKeepsItsShareOfTheCPU(t *testing.T, load bothPatterns, database 
 			}
 		})
 	}
-	eventually(t, "callers are served", func() bool { return s.slotTimes()["sync"].seconds > 0 })
-	before := s.slotTimes()
+	var before map[string]slotTime
+	eventually(t, "callers are served, and how long work takes is known", func() bool {
+		before = s.slotTimes()
+		return before["sync"].count > 0 && before["async"].count >= 20
+	})
 	var syncTime, asyncTime float64
 	eventually(t, "enough of both is worked", func() bool {
 		after := s.slotTimes()
