@@ -113,12 +113,7 @@ func (b *Backend) giveUp(ctx context.Context, seqs []int64, owed, due time.Time)
 	_, err = pgx.ForEachRow(rows, []any{&req.Owner, &req.Mode, &req.Status, &req.Callback.State, &anew, &started, &worked}, func() error {
 		n++
 		req.StartedAt, req.WorkedAt = fromMicros(started), fromMicros(worked)
-		before := req.Status
-		if before == tandem.CallbackFailed && !anew {
-			before = tandem.Completed
-		}
-		t.Count(&req, before, tandem.CallbackPending, -1)
-		t.Count(&req, req.Status, req.Callback.State, +1)
+		t.GiveUp(&req, anew)
 		return nil
 	})
 	if err != nil {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"time"
 
@@ -69,10 +68,6 @@ const (
 	lastKind = touching
 )
 
-// linger is how long a transaction waits for as many writes as shared the one
-// before. What one costs in messages between two programs, many share.
-var linger, _ = time.ParseDuration(os.Getenv("LINGER"))
-
 const (
 	// batchTimeout ends a transaction that Postgres does not answer.
 	batchTimeout = 10 * time.Second
@@ -95,7 +90,7 @@ func newWriter(b *Backend) (*writer, error) {
 // costs the processors what its share of a transaction does.
 func (w *writer) run(context.Context) {
 	shard := anyShard()
-	w.Run(func(batch []*write, answers []error) error { return w.commit(batch, answers, shard) }, linger)
+	w.Run(func(batch []*write, answers []error) error { return w.commit(batch, answers, shard) })
 }
 
 // commit is the store.Commit of one transaction.

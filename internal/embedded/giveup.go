@@ -150,12 +150,7 @@ func (t *transaction) giveUpThese(seqs string, owed, due time.Time) (given map[s
 		}
 		given[req.ID] = true
 		req.StartedAt, req.WorkedAt = fromMicros(started), fromMicros(worked)
-		before := req.Status
-		if before == tandem.CallbackFailed && !anew {
-			before = tandem.Completed
-		}
-		t.Count(&req, before, tandem.CallbackPending, -1)
-		t.Count(&req, req.Status, req.Callback.State, +1)
+		t.GiveUp(&req, anew)
 	}
 	return given, rows.Err()
 }

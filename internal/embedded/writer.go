@@ -45,7 +45,7 @@ func newWriter(conn *sql.Conn, maxPending int, log *slog.Logger, metrics prometh
 }
 
 // run commits batches until the queue is closed and empty.
-func (w *writer) run() { w.Run(w.commit, 0) }
+func (w *writer) run() { w.Run(w.commit) }
 
 // commit is the store.Commit of one transaction. It assumes that all rows stand
 // as the batch needs them, if that is worth it, and tries again without if they

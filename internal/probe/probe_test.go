@@ -123,8 +123,10 @@ func TestWhatCannotBeProbedIsSaidBefore(t *testing.T) {
 	}
 }
 
-// An instance that leaves a connection hanging has not closed it.
-func TestAHangIsNoRefusal(t *testing.T) {
+// clientOf returns a client of an instance that does no more with each connection
+// than serve does, and then closes it.
+func clientOf(t *testing.T, patience time.Duration, serve func(net.Conn)) *client {
+	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -137,15 +139,23 @@ func TestAHangIsNoRefusal(t *testing.T) {
 				return
 			}
 			go func() {
-				_, _ = io.Copy(io.Discard, conn) // whatever it says, and no answer
+				serve(conn)
 				conn.Close()
 			}()
 		}
 	}()
-	c, err := newClient(Target{URL: "http://" + listener.Addr().String(), Patience: 200 * time.Millisecond})
+	c, err := newClient(Target{URL: "http://" + listener.Addr().String(), Patience: patience})
 	if err != nil {
 		t.Fatal(err)
 	}
+	return c
+}
+
+// An instance that leaves a connection hanging has not closed it.
+func TestAHangIsNoRefusal(t *testing.T) {
+	c := clientOf(t, 200*time.Millisecond, func(conn net.Conn) {
+		_, _ = io.Copy(io.Discard, conn) // whatever it says, and no answer
+	})
 	for name, run := range map[string]func(context.Context, *client) error{
 		"framing": framing, "slow headers": slowHeaders, "large headers": largeHeaders,
 	} {
@@ -157,24 +167,7 @@ func TestAHangIsNoRefusal(t *testing.T) {
 
 // One that closes it has refused.
 func TestAClosedConnectionIsARefusal(t *testing.T) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { listener.Close() })
-	go func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			conn.Close()
-		}
-	}()
-	c, err := newClient(Target{URL: "http://" + listener.Addr().String(), Patience: 30 * time.Second})
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := clientOf(t, 30*time.Second, func(net.Conn) {})
 	for name, run := range map[string]func(context.Context, *client) error{"framing": framing, "large headers": largeHeaders} {
 		if err := run(t.Context(), c); err != nil {
 			t.Errorf("%s: %v", name, err)

@@ -73,9 +73,6 @@ const (
 	// yields is how often a batch lets others run, that they may join it. More
 	// than a few times gains nothing and delays what is in the batch already.
 	yields = 3
-	// busy is how many writes shared the last commit when a batch lingers for
-	// more. Where fewer come at a time, none of them waits for the others.
-	busy = 4
 )
 
 // NewQueue makes an empty queue and registers its metrics. What is put into it
@@ -160,16 +157,12 @@ func (q *Queue[W]) Close() {
 }
 
 // Run commits batches, one after the other, until the queue is closed and empty.
-//
-// A busy queue's batch lingers until as many writes are in it as shared the last
-// commit, but no longer than the time given. That pays where a transaction costs
-// much beside a write, and others have no use for the processors meanwhile.
-func (q *Queue[W]) Run(commit Commit[W], linger time.Duration) {
+func (q *Queue[W]) Run(commit Commit[W]) {
 	batch := make([]entry[W], 0, MaxBatch)
 	for first := range q.entries {
 		last := len(batch)
 		batch = q.holdNotes(q.fill(append(batch[:0], first)))
-		batch = q.gather(batch, last, linger)
+		batch = q.gather(batch, last/2)
 		start := time.Now()
 		q.commit(batch, commit)
 		q.batchSize.Observe(float64(len(batch)))
@@ -177,31 +170,16 @@ func (q *Queue[W]) Run(commit Commit[W], linger time.Duration) {
 	}
 }
 
-// gather lets those get here who waited for the last commit, and come back one
-// by one with their next write: sharing their commit costs each less than going
-// ahead.
-func (q *Queue[W]) gather(batch []entry[W], last int, linger time.Duration) []entry[W] {
+// gather lets those get here who waited for the last commit, and come back one by
+// one with their next write, until there are enough: sharing their commit costs each
+// less than going ahead.
+func (q *Queue[W]) gather(batch []entry[W], enough int) []entry[W] {
 	for range yields {
-		if len(batch) >= last/2 {
+		if len(batch) >= enough {
 			break
 		}
 		runtime.Gosched()
 		batch = q.fill(batch)
-	}
-	if linger == 0 || last < busy {
-		return batch
-	}
-	timeout := time.After(linger)
-	for len(batch) < last {
-		select {
-		case next, open := <-q.entries:
-			if !open {
-				return batch
-			}
-			batch = q.fill(append(batch, next))
-		case <-timeout:
-			return batch
-		}
 	}
 	return batch
 }

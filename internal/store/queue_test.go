@@ -71,7 +71,7 @@ func outcomes(t *testing.T, s *storage, writes ...int) map[int]error {
 		synctest.Wait() // it is in the queue
 	}
 	q.Close()
-	q.Run(s.commit, 0)
+	q.Run(s.commit)
 	callers.Wait()
 	return told
 }
@@ -88,7 +88,7 @@ func TestWritesThatWaitShareCommitsInTheirOrder(t *testing.T) {
 			}
 		}
 		q.Close()
-		q.Run(s.commit, 0)
+		q.Run(s.commit)
 		if !slices.Equal(s.committed, want) {
 			t.Error("the writes were committed in another order, or not all of them")
 		}
@@ -207,7 +207,7 @@ func TestACallerThatLeavesDoesNotCancelItsWrite(t *testing.T) {
 			t.Errorf("the caller is told %v, want unknown", err)
 		}
 		q.Close()
-		q.Run(s.commit, 0)
+		q.Run(s.commit)
 		if !slices.Equal(s.committed, []int{1}) || told != nil {
 			t.Errorf("committed are %v, and what follows is told %v", s.committed, told)
 		}
@@ -245,7 +245,7 @@ func TestAFullQueueMakesCallersWaitAndLosesNotes(t *testing.T) {
 		if err := q.Note(-3); err == nil { // full, or closed
 			t.Error("a note is taken while the queue is full")
 		}
-		q.Run(s.commit, 0)
+		q.Run(s.commit)
 		closed.Wait()
 		if err := <-patient; err != nil {
 			t.Errorf("a caller that waits is told %v", err)
@@ -268,7 +268,7 @@ func TestClosingLetsWhatWaitsHaveItsOutcome(t *testing.T) {
 					<-goOn
 				}
 				return s.commit(batch, answers)
-			}, 0)
+			})
 		})
 		var callers sync.WaitGroup
 		do := func(n int) {
@@ -304,7 +304,7 @@ func TestNotesWaitForAWriteToShareACommitWith(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q, s := newQueue(t), &storage{}
 		var run sync.WaitGroup
-		run.Go(func() { q.Run(s.commit, 0) })
+		run.Go(func() { q.Run(s.commit) })
 		note := func(n int) {
 			if err := q.Note(n); err != nil {
 				t.Fatal(err)
@@ -338,54 +338,4 @@ func TestNotesWaitForAWriteToShareACommitWith(t *testing.T) {
 			t.Errorf("the last transaction is %v, want the note that was held", last)
 		}
 	})
-}
-
-// What comes after a batch of many may share a commit, if it comes soon.
-func TestABusyQueueLingersForAsManyWritesAsCameBefore(t *testing.T) {
-	const linger = 2 * time.Millisecond
-	for _, c := range []struct {
-		name     string
-		before   int // writes of the first commit
-		interval time.Duration
-		want     []int // batches of the four writes that come then
-	}{
-		{"after many, writes that come soon share a commit", 4, linger / 4, []int{4}},
-		{"after many, a write waits no longer than it may", 4, linger * 2 / 3, []int{2, 1, 1}},
-		{"after a few, none waits for another", 3, linger / 4, []int{1, 1, 1, 1}},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				q, s := newQueue(t), &storage{}
-				var callers sync.WaitGroup
-				do := func(n int) {
-					callers.Go(func() {
-						if err := q.Do(t.Context(), n, nil); err != nil {
-							t.Errorf("write %d is told %v", n, err)
-						}
-					})
-				}
-				for n := range c.before {
-					do(n)
-				}
-				synctest.Wait() // for each to be in the queue
-				var run sync.WaitGroup
-				run.Go(func() { q.Run(s.commit, linger) })
-				synctest.Wait()
-				for n := range 4 {
-					do(c.before + n)
-					time.Sleep(c.interval)
-				}
-				callers.Wait()
-				q.Close()
-				run.Wait()
-				var sizes []int
-				for _, batch := range s.tried {
-					sizes = append(sizes, len(batch))
-				}
-				if want := append([]int{c.before}, c.want...); !slices.Equal(sizes, want) {
-					t.Errorf("the batches are of %v writes, want %v", sizes, want)
-				}
-			})
-		})
-	}
 }

@@ -51,6 +51,17 @@ func (t *Tally) CountError(req *tandem.Request, source, name string) {
 	t.Errors[Category{req.Owner, source, name}]++
 }
 
+// GiveUp counts a request whose callback was given up without an attempt, as it
+// stands now: anew, if it was owed after a redelivery.
+func (t *Tally) GiveUp(req *tandem.Request, anew bool) {
+	before := req.Status
+	if before == tandem.CallbackFailed && !anew {
+		before = tandem.Completed
+	}
+	t.Count(req, before, tandem.CallbackPending, -1)
+	t.Count(req, req.Status, req.Callback.State, +1)
+}
+
 // Prune takes away a request that is deleted because it was old.
 func (t *Tally) Prune(req *tandem.Request) {
 	t.Count(req, req.Status, req.Callback.State, -1)
