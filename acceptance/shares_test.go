@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"tandem/work"
 )
@@ -59,6 +60,9 @@ func eachPatternKeepsItsShareOfTheCPU(t *testing.T, load bothPatterns, database 
 				if err != nil || a.status != http.StatusOK && a.status != http.StatusServiceUnavailable {
 					t.Errorf("POST /sync: %d %s, %v", a.status, a.body, err)
 					return
+				}
+				if a.status == http.StatusServiceUnavailable { // at once: to ask again at once would leave nothing of the processors to anybody
+					time.Sleep(50 * time.Millisecond)
 				}
 			}
 		})
