@@ -22,8 +22,9 @@ import (
 // An async request is started on disk before its work begins, which takes a
 // commit. So that slots do not stand idle for it, a few requests are started
 // ahead of their slot: as many as the slots will need while a commit takes its
-// time, and none when the work is long (see startAhead) - but one at least while
-// sync callers wait, because a request has its turn only once it is started.
+// time, and none when the work is long (see startAhead) - but while sync callers
+// wait as many as their work leaves time for, and one at least, because a request
+// has its turn only once it is started.
 type lane struct {
 	slots    int
 	burnsCPU bool // its work computes, rather than waits
@@ -248,8 +249,8 @@ func (l *lane) busy() int {
 }
 
 // commitTime is what a start on disk may take, generously. maxAhead bounds what
-// a crash could find started and not running. Work longer than longWork is not
-// started ahead: its request would read as processing, and wait.
+// a crash could find started and not running. Work longer than longWork, and than
+// what it is started ahead of, is not: its request would read as processing, and wait.
 const (
 	commitTime = 20 * time.Millisecond
 	longWork   = 100 * time.Millisecond
@@ -271,7 +272,7 @@ func (l *lane) startAhead() int {
 // keep slots busy for a span of time: one a slot at least, since slots like to
 // free together.
 func startAhead(slots int, mean, span time.Duration) int {
-	if mean > longWork {
+	if mean > max(longWork, span) {
 		return 0
 	}
 	ahead := int64(slots)

@@ -223,7 +223,8 @@ func TestStartAhead(t *testing.T) {
 	}{
 		{"nothing is known yet: as many as there are slots", 4, 0, 0, 4},
 		{"long work is not started ahead", 4, longWork + 1, 0, 0},
-		{"long work has one started while callers wait, to have its turn", 4, longWork + 1, time.Second, 1},
+		{"long work has one started while callers with shorter work wait, to have its turn", 4, 2 * time.Second, time.Second, 1},
+		{"long work a tenth as long as the callers' needs ten a slot", 2, 2 * longWork, 20 * longWork, 20},
 		{"work that is not long needs one a slot", 4, longWork, 0, 4},
 		{"work of a commit's time needs one a slot", 4, commitTime, 0, 4},
 		{"work of half a commit's time needs two a slot", 4, commitTime / 2, 0, 8},
