@@ -35,6 +35,8 @@ type lane struct {
 	turn    tandem.Mode                // who gets the next slot if both wait and have had as much
 	lead    time.Duration              // by which sync work has had more of the slots' time than async
 
+	syncBegan time.Time // when sync work has got a slot last
+
 	reserved int           // async requests reserved or started, without a slot yet
 	room     chan struct{} // not nil while someone waits to reserve; closed when there may be room
 
@@ -128,6 +130,9 @@ func (l *lane) work(t *ticket) {
 // expected to take; note puts that right. The caller holds mu.
 func (l *lane) begin(t *ticket) {
 	t.taken = true
+	if t.mode == tandem.Sync {
+		l.syncBegan = time.Now()
+	}
 	t.charged = l.means[t.mode]
 	l.charge(t.mode, t.charged)
 }
@@ -257,15 +262,16 @@ const (
 	maxAhead   = 256
 )
 
-// startAhead returns how many requests to start beyond the free slots. While
-// only async requests wait, what is started must last for a commit; while sync
-// callers do, for as long as their work holds the slots, or async work that is
-// shorter would miss its turn. The caller holds mu.
+// startAhead returns how many requests to start beyond the free slots. While only
+// async requests are here, what is started must last for a commit. While sync
+// callers wait or have a slot, it must last for as long as their work holds the slots
+// as well, or async work that is shorter would miss its turn. The caller holds mu.
 func (l *lane) startAhead() int {
-	if l.waiting[tandem.Sync].Len() == 0 {
-		return startAhead(l.slots, l.means[tandem.Async], commitTime)
+	async, sync := l.means[tandem.Async], l.means[tandem.Sync]
+	if l.waiting[tandem.Sync].Len() == 0 && time.Since(l.syncBegan) >= sync {
+		return startAhead(l.slots, async, commitTime)
 	}
-	return max(1, startAhead(l.slots, l.means[tandem.Async], max(commitTime, l.means[tandem.Sync])))
+	return max(1, startAhead(l.slots, async, commitTime+sync))
 }
 
 // startAhead returns how many requests, of work that takes as long as the mean,

@@ -228,9 +228,9 @@ func TestStartAhead(t *testing.T) {
 		{"work that is not long needs one a slot", 4, longWork, 0, 4},
 		{"work of a commit's time needs one a slot", 4, commitTime, 0, 4},
 		{"work of half a commit's time needs two a slot", 4, commitTime / 2, 0, 8},
-		{"work a fifth as long as the callers' needs five a slot", 2, 10 * time.Millisecond, 50 * time.Millisecond, 10},
+		{"work a fifth as long as the callers' needs five a slot, and two for a commit", 2, commitTime / 2, commitTime * 5 / 2, 14},
 		{"work longer than the callers' needs one a slot", 2, 50 * time.Millisecond, 10 * time.Millisecond, 2},
-		{"work as short as the callers' must last for a commit", 4, commitTime / 2, commitTime / 2, 8},
+		{"work as short as the callers' must last for a commit, too", 4, commitTime / 2, commitTime / 2, 12},
 		{"short work needs many", 2, 100 * time.Microsecond, 0, maxAhead},
 		{"many slots are bounded, too", 512, 0, 0, maxAhead},
 	} {
