@@ -22,8 +22,10 @@ const (
 	// aheadFor is for how long the jobs of a lane last that are taken beyond its
 	// slots: longer than until River looks for more.
 	aheadFor = time.Second
-	// mostAhead bounds them.
-	mostAhead = 64
+	// leastAhead and mostAhead bound them: River may look for more after fetchPoll
+	// only, and where sync callers have the slots as well the pace says little.
+	leastAhead = 16
+	mostAhead  = 64
 	// mostSuspects bounds those of them that wait because one suspect runs at a
 	// time.
 	mostSuspects = mostAhead / 2
@@ -68,9 +70,9 @@ func (l *line) most() int { return min(l.slots+mostAhead, river.QueueNumWorkersM
 // ahead is how many jobs to take beyond the slots. The caller holds mu.
 func (l *line) ahead() int {
 	if l.pace == 0 { // nothing has ended yet
-		return min(l.slots, mostAhead)
+		return leastAhead
 	}
-	return int(min((aheadFor+l.pace-1)/l.pace, mostAhead))
+	return int(min(max((aheadFor+l.pace-1)/l.pace, leastAhead), mostAhead))
 }
 
 // wanted is how many jobs to take of those that River has room for. Suspects that
