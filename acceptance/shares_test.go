@@ -76,7 +76,7 @@ func eachPatternKeepsItsShareOfTheCPU(t *testing.T, load bothPatterns, database 
 	eventually(t, "enough of both is worked", func() bool {
 		after := s.slotTimes()
 		syncTime, asyncTime = after["sync"].seconds-before["sync"].seconds, after["async"].seconds-before["async"].seconds
-		return after["sync"].count-before["sync"].count >= 20 && after["async"].count-before["async"].count >= 20
+		return after["sync"].count-before["sync"].count >= 40 && after["async"].count-before["async"].count >= 40
 	})
 	if left := s.stats().System.QueueDepth; left == 0 {
 		t.Error("the backlog was used up: nothing is shown")
